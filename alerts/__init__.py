@@ -1,0 +1,1 @@
+"""Stages three and four: observations become tickets, tickets become outcomes."""

@@ -1,0 +1,1 @@
+"""Capture and analysis: from RTSP packets to observations."""

@@ -1,0 +1,1 @@
+"""Stage two: frames become observations."""

@@ -1,0 +1,1 @@
+"""Stage one: camera streams become frames on one timeline."""
