@@ -1,0 +1,258 @@
+"""The command line. Everything heavy is imported by the command that needs it, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.exceptions import GridwatchError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gridwatch",
+    help="Community cameras in, disposed safety tickets out.\n\n"
+    "Start with `gridwatch demo`. Then copy cameras.yaml, point it at your cameras and broker, "
+    "`gridwatch check cameras.yaml`, and `gridwatch run cameras.yaml`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+tickets_app = typer.Typer(
+    help="List, show, acknowledge and dispose of tickets, through any broker that gridwatch feeds.",
+    no_args_is_help=True,
+)
+app.add_typer(tickets_app, name="tickets")
+models_app = typer.Typer(help="The registered weights.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+class Language(StrEnum):
+    """Languages that operators read."""
+
+    ZH = "zh"
+    EN = "en"
+
+
+class OutcomeChoice(StrEnum):
+    """How a ticket may end."""
+
+    CONFIRMED = "confirmed"
+    FALSE_ALARM = "false_alarm"
+    DUPLICATE = "duplicate"
+    TEST = "test"
+
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="The configuration.", show_default=False, metavar="CAMERAS_YAML")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Take site and broker from this cameras.yaml."),
+]
+BrokerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        "-b",
+        metavar="HOST[:PORT]",
+        help="The broker, when no --config is given; GRIDWATCH_PASSWORD holds a password.",
+    ),
+]
+SiteOption = Annotated[
+    str | None, typer.Option("--site", help="The site's id, when no --config is given.")
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", "-u", help="Broker user; commands are sent in this name."),
+]
+LanguageOption = Annotated[
+    Language | None, typer.Option("--lang", "-l", help="Language of titles; the site's by default.")
+]
+
+
+@app.command()
+def check(
+    config: ConfigArgument,
+    out: Annotated[
+        Path, typer.Option(help="Folder for one picture per camera with its zones drawn.")
+    ] = Path("gridwatch-check"),
+    seconds: Annotated[
+        float, typer.Option(help="How long to listen to each camera.", min=1.0)
+    ] = 6.0,
+) -> None:
+    """Validate cameras.yaml, open every camera, look at models and broker, draw the zones.
+
+    Ends with status 0 when all is well, 1 when a camera, a model or the broker is not, 2 when the file is wrong.
+    """
+    from gridwatch.check import check_site
+    from gridwatch.config import load_config
+
+    raise typer.Exit(0 if check_site(load_config(config), out, seconds) else 1)
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all file sources have ended.")
+    ] = False,
+) -> None:
+    """Run the daemon: cameras in, tickets out, until SIGTERM.
+
+    A supervisor keeps the engine alive: a crash in a decoder costs seconds, no ticket and no dwell.
+    """
+    from gridwatch.config import load_config
+    from gridwatch.daemon import run_daemon
+
+    raise typer.Exit(run_daemon(config, load_config(config), once=once))
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all four clips have been played.")
+    ] = False,
+    lang: LanguageOption = None,
+    port: Annotated[
+        int, typer.Option(help="Port of the embedded broker; 0 takes a free one.", min=0, max=65535)
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="Another configuration than the shipped one.")
+    ] = None,
+) -> None:
+    """See it work: embedded broker, four clips, the daemon and the operators' live feed. Works offline.
+
+    The clips are simulated (rendered by benchmarks/scenes) and their tickets say so.
+    """
+    from gridwatch.demo import run_demo
+
+    raise typer.Exit(run_demo(config, once=once, language=lang.value if lang else None, port=port))
+
+
+@app.command()
+def watch(
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    user: UserOption = None,
+    lang: LanguageOption = None,
+) -> None:
+    """The live feed of tickets and cameras from any broker, in colour. Ctrl-C ends it."""
+    from gridwatch.watch import feed_settings, watch_feed
+
+    watch_feed(feed_settings(config, broker, site, user), lang.value if lang else None)
+
+
+@tickets_app.command("list")
+def tickets_list(
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    user: UserOption = None,
+    lang: LanguageOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
+) -> None:
+    """The tickets that nobody has disposed of yet."""
+    from gridwatch.watch import feed_settings, print_tickets
+
+    print_tickets(
+        feed_settings(config, broker, site, user), lang.value if lang else None, as_json=as_json
+    )
+
+
+@tickets_app.command("show")
+def tickets_show(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id or its unambiguous end.")],
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    user: UserOption = None,
+    lang: LanguageOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole ticket as JSON.")] = False,
+) -> None:
+    """One ticket: its four sections, why it was raised, and what has been done."""
+    from gridwatch.watch import feed_settings, show_ticket
+
+    show_ticket(
+        feed_settings(config, broker, site, user),
+        ticket,
+        lang.value if lang else None,
+        as_json=as_json,
+    )
+
+
+@tickets_app.command("ack")
+def tickets_ack(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id or its unambiguous end.")],
+    note: Annotated[str, typer.Option(help="What the next one should know.")] = "",
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    user: UserOption = None,
+) -> None:
+    """Acknowledge a ticket: somebody has seen it."""
+    from gridwatch.watch import command_ticket, feed_settings
+
+    command_ticket(feed_settings(config, broker, site, user), ticket, "acknowledge", note=note)
+
+
+@tickets_app.command("dispose")
+def tickets_dispose(
+    ticket: Annotated[str, typer.Argument(help="The ticket's id or its unambiguous end.")],
+    outcome: Annotated[OutcomeChoice, typer.Option(help="What it turned out to be.")],
+    note: Annotated[str, typer.Option(help="What was found and done.")] = "",
+    config: ConfigOption = None,
+    broker: BrokerOption = None,
+    site: SiteOption = None,
+    user: UserOption = None,
+) -> None:
+    """Dispose of a ticket with an outcome; the outcomes are what alarm accuracy is counted from."""
+    from gridwatch.watch import command_ticket, feed_settings
+
+    command_ticket(
+        feed_settings(config, broker, site, user),
+        ticket,
+        "dispose",
+        outcome=outcome.value,
+        note=note,
+    )
+
+
+RegistryOption = Annotated[
+    Path | None, typer.Option(help="A further registry.yaml that overrides the shipped one.")
+]
+
+
+@models_app.command("list")
+def models_list(registry: RegistryOption = None) -> None:
+    """The registered models with classes, input size, operating points and licence."""
+    from gridwatch.models_view import list_models
+
+    list_models(registry)
+
+
+@models_app.command("verify")
+def models_verify(registry: RegistryOption = None) -> None:
+    """Check every weight file: sha256, and that its inputs and outputs fit the registry."""
+    from gridwatch.models_view import verify_models
+
+    raise typer.Exit(0 if verify_models(registry) else 1)
+
+
+def main() -> None:
+    """Entry point: errors that gridwatch foresees become their lines on stderr and status 2."""
+    try:
+        app()
+    except GridwatchError as error:
+        for line in str(error).splitlines():
+            typer.secho(f"error: {line}", fg="red", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

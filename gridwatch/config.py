@@ -1,0 +1,416 @@
+"""cameras.yaml: its schema, and errors that name the line.
+
+Each stage defines its own settings beside its code; this module puts them together into one document.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import platformdirs
+from alerts.dispatch import DispatchSettings
+from alerts.evidence import EvidenceSettings
+from alerts.mqtt import BrokerSettings
+from alerts.privacy import PrivacySettings
+from alerts.storm import StormSettings
+from pipeline.capture.health import HealthParameters
+from pipeline.capture.settings import StreamSettings, redact
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
+
+from gridwatch.located_yaml import LocatedYaml, YamlPath, load_located
+from pipeline.analyse.scenario import ScenarioParameters, load_scenario, scenario_names
+from pipeline.exceptions import ConfigError, ScenarioError
+from pipeline.units import Settings
+
+__all__ = ["CameraSettings", "Config", "RuntimeSettings", "SiteSettings", "load_config"]
+
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_SECRET = re.compile(r"password|signing_key|token", re.IGNORECASE)
+
+
+def _check_identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value):
+        raise ValueError(
+            "expected an identifier of a-z, 0-9, - and _ (it becomes part of an MQTT topic)"
+        )
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_check_identifier)]
+
+
+class SiteSettings(Settings):
+    """The place that the cameras watch.
+
+    Attributes:
+        id: Part of every topic.
+        name: For people.
+        timezone: IANA name; active windows are in this time.
+        language: Of the operators' messages.
+    """
+
+    id: Identifier
+    name: str = ""
+    timezone: str = "Asia/Shanghai"
+    language: Literal["zh", "en"] = "zh"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("expected an IANA time zone such as Asia/Shanghai") from error
+        return value
+
+
+class StorageSettings(Settings):
+    """Where tickets live until they are disposed of, and after.
+
+    Attributes:
+        database: SQLAlchemy URL; by default SQLite in the user's state folder.
+        keep_days: Disposed tickets and decision records older than this are deleted.
+    """
+
+    database: str = ""
+    keep_days: float = Field(default=90, gt=0)
+
+
+class RuntimeSettings(Settings):
+    """What the host gives.
+
+    Attributes:
+        providers: ONNX Runtime execution providers, best first.
+        threads: Threads per inference; 0 takes one less than the cores, at least one.
+        registry: A registry of further models, overriding the shipped one.
+        metrics_port: Prometheus port; none when empty.
+        metrics_address: Address it listens on.
+        log_format: ``auto`` is human on a terminal and JSON elsewhere.
+    """
+
+    providers: tuple[str, ...] = ("cpu",)
+    threads: int = Field(default=0, ge=0)
+    registry: str | None = None
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    metrics_address: str = "127.0.0.1"
+    log_format: Literal["auto", "json", "human"] = "auto"
+
+
+class CameraSettings(Settings):
+    """One camera.
+
+    Attributes:
+        id: Part of topics and file names.
+        name: For people.
+        stream: Where its pictures come from.
+        grid: Its micro-grid: a path such as ``jinjiang/12/3``.
+        group: Cameras of one group share storm control.
+        scenarios: Parameters by scenario.
+        health: Rules for dead, frozen, covered and turned cameras; false switches them off.
+        privacy: What must never leave memory.
+        simulated: Its tickets say that the pictures are simulated.
+        enabled: A disabled camera is checked but not run.
+    """
+
+    id: Identifier
+    name: str = ""
+    stream: StreamSettings
+    grid: str = ""
+    group: str = ""
+    scenarios: Mapping[str, ScenarioParameters] = Field(default_factory=dict)
+    health: HealthParameters | None = HealthParameters()
+    privacy: PrivacySettings = PrivacySettings()
+    simulated: bool = False
+    enabled: bool = True
+
+
+class Config(Settings):
+    """The whole of cameras.yaml."""
+
+    site: SiteSettings
+    host: Identifier = Field(default_factory=lambda: _host_identifier())
+    broker: BrokerSettings = BrokerSettings()
+    storage: StorageSettings = StorageSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
+    storm: StormSettings = StormSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    cameras: tuple[CameraSettings, ...]
+
+    @property
+    def timezone(self) -> ZoneInfo:
+        """The site's time zone."""
+        return ZoneInfo(self.site.timezone)
+
+    def camera(self, camera_id: str) -> CameraSettings:
+        """The camera of that id; KeyError if there is none."""
+        return {camera.id: camera for camera in self.cameras}[camera_id]
+
+    def state_folder(self) -> Path:
+        """Where the database and the supervisor's notes live when no other place is configured."""
+        return Path(platformdirs.user_state_dir("gridwatch", appauthor=False)) / self.site.id
+
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.storage.database or f"sqlite:///{self.state_folder() / 'tickets.sqlite'}"
+
+
+def load_config(file: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read and check cameras.yaml.
+
+    Raises:
+        ConfigError: with one line per problem: file, line, path, what was found, what was expected.
+    """
+    document = load_located(file, environ)
+    problems: list[str] = []
+    data = dict(document.data)
+    defaults = data.pop("defaults", None) or {}
+    origins: dict[YamlPath, YamlPath] = {}
+    cameras = data.get("cameras")
+    if isinstance(cameras, list):
+        data["cameras"] = [
+            _camera(document, index, camera, defaults, origins, problems)
+            for index, camera in enumerate(cameras)
+        ]
+    problems.extend(_unknown_defaults(document, defaults))
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems.extend(_explain(document, error, Config, (), origins))
+        raise ConfigError(*_unique(problems)) from None
+    problems.extend(_cross_checks(document, config))
+    if problems:
+        raise ConfigError(*_unique(problems))
+    return config
+
+
+def _camera(
+    document: LocatedYaml,
+    index: int,
+    camera: object,
+    defaults: Mapping[str, Any],
+    origins: dict[YamlPath, YamlPath],
+    problems: list[str],
+) -> object:
+    """One camera with defaults merged, its stream gathered and its scenarios validated."""
+    if not isinstance(camera, dict):
+        return camera
+    here: YamlPath = ("cameras", index)
+    merged: dict[str, Any] = dict(camera)
+    for key in ("privacy", "health"):
+        if key not in merged and key in defaults:
+            merged[key] = defaults[key]
+            origins[*here, key] = ("defaults", key)
+    if merged.get("health") is False:
+        merged["health"] = None
+    stream = _merge(defaults.get("stream"), {})
+    for key in list(merged):
+        if key in StreamSettings.model_fields:
+            origins[*here, "stream", key] = (*here, key)
+            stream[key] = merged.pop(key)
+    if isinstance(stream.get("streams"), dict):
+        stream.update(stream.pop("streams"))
+    for key in ("url", "detect", "record"):
+        if isinstance(stream.get(key), str):
+            stream[key] = _resolve(stream[key], document.file.parent)
+    merged["stream"] = stream
+    origins[*here, "stream"] = here
+    scenarios = merged.get("scenarios", {})
+    if isinstance(scenarios, list):  # `scenarios: [fire]` means fire with its defaults
+        scenarios = {str(name): None for name in scenarios}
+    if isinstance(scenarios, dict):
+        base = defaults.get("scenarios") or {}
+        merged["scenarios"] = {
+            name: parameters
+            for name, own in scenarios.items()
+            if (
+                parameters := _scenario(
+                    document, (*here, "scenarios", name), name, base.get(name), own, problems
+                )
+            )
+        }
+    return merged
+
+
+def _scenario(
+    document: LocatedYaml,
+    path: YamlPath,
+    name: str,
+    base: object,
+    own: object,
+    problems: list[str],
+) -> ScenarioParameters | None:
+    if own is not None and not isinstance(own, dict):
+        problems.append(f"{document.place(path)}: expected parameters as a mapping, found {own!r}")
+        return None
+    try:
+        parameters = load_scenario(name).Parameters
+    except ScenarioError as error:
+        suggestion = _suggest(name, scenario_names())
+        problems.append(f"{document.place(path)}: {error}{suggestion}")
+        return None
+    try:
+        return parameters.model_validate(_merge(base, own or {}))
+    except ValidationError as error:
+        default_path: YamlPath = ("defaults", "scenarios", name)
+        origins = (
+            {(*path, key): (*default_path, key) for key in base if key not in (own or {})}
+            if isinstance(base, dict)
+            else {}
+        )
+        problems.extend(_explain(document, error, parameters, path, origins))
+        return None
+
+
+def _merge(base: object, own: Mapping[str, Any]) -> dict[str, Any]:
+    return {**base, **own} if isinstance(base, dict) else dict(own)
+
+
+def _resolve(url: str, folder: Path) -> str:
+    """A file URL relative to cameras.yaml, or ``package:NAME/PATH`` inside an installed package."""
+    if url.startswith("package:"):
+        package, _, inside = url.removeprefix("package:").partition("/")
+        try:
+            return str(resources.files(package).joinpath(inside))
+        except ModuleNotFoundError:
+            return url
+    if "://" in url or url.startswith("/dev/"):
+        return url
+    return str((folder / Path(url).expanduser()).resolve())
+
+
+def _unknown_defaults(document: LocatedYaml, defaults: object) -> Iterator[str]:
+    known = ["health", "privacy", "scenarios", "stream"]
+    if not isinstance(defaults, dict):
+        yield f"{document.place(('defaults',))}: expected a mapping, found {defaults!r}"
+        return
+    for key in defaults:
+        if key not in known:
+            yield (
+                f"{document.place(('defaults', key))}: unknown key, expected one of "
+                f"{', '.join(known)}{_suggest(key, known)}"
+            )
+    scenarios = defaults.get("scenarios") or {}
+    for name in scenarios if isinstance(scenarios, dict) else ():
+        if name not in scenario_names():
+            yield (
+                f"{document.place(('defaults', 'scenarios', name))}: scenario {name!r} is not "
+                f"installed; expected one of {', '.join(scenario_names())}"
+                f"{_suggest(name, scenario_names())}"
+            )
+
+
+def _cross_checks(document: LocatedYaml, config: Config) -> Iterator[str]:
+    seen: dict[str, int] = {}
+    for index, camera in enumerate(config.cameras):
+        if camera.id in seen:
+            first = document.place(("cameras", seen[camera.id], "id"))
+            yield f"{document.place(('cameras', index, 'id'))}: {camera.id!r} is taken by {first}"
+        seen.setdefault(camera.id, index)
+    if not config.cameras:
+        yield f"{document.place(('cameras',))}: expected at least one camera, found none"
+
+
+def _explain(
+    document: LocatedYaml,
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: YamlPath,
+    origins: Mapping[YamlPath, YamlPath],
+) -> Iterator[str]:
+    """Pydantic's errors as lines: place, what was expected, what was found."""
+    for item in error.errors(include_url=False):
+        loc: YamlPath = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
+        place = document.place(_origin((*prefix, *loc), origins))
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, loc[:-1])
+            if (loc[:-1] and loc[-2] == "stream") or _is_camera(model, loc):
+                known = sorted(
+                    {*CameraSettings.model_fields, *StreamSettings.model_fields} - {"stream"}
+                )
+            yield f"{place}: unknown key{_suggest(str(loc[-1]), known) or _one_of(known)}"
+        elif item["type"] == "missing":
+            yield f"{place}: is missing"
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            found = _found(item.get("input"), loc)
+            suffix = "" if "found" in message or found is None else f", found {found}"
+            yield f"{place}: {message.replace('input should', 'should')}{suffix}"
+
+
+def _is_camera(model: type[BaseModel], loc: YamlPath) -> bool:
+    return model is Config and len(loc) == 3 and loc[0] == "cameras"
+
+
+def _origin(path: YamlPath, origins: Mapping[YamlPath, YamlPath]) -> YamlPath:
+    for length in range(len(path), 0, -1):
+        if path[:length] in origins:
+            return (*origins[path[:length]], *path[length:])
+    return path
+
+
+def _found(value: object, loc: YamlPath) -> str | None:
+    if isinstance(value, SecretStr) or any(_SECRET.search(str(part)) for part in loc):
+        return None
+    if isinstance(value, dict | BaseModel):
+        return "a mapping"
+    text = redact(value) if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return repr(text) if isinstance(value, str) else text[:80]
+
+
+def _fields_at(model: type[BaseModel], loc: YamlPath) -> list[str]:
+    """Names of the fields that stand at `loc` under `model`."""
+    current: object = model
+    for part in loc:
+        if isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(part)
+            current = field.annotation if field is not None else None
+        else:
+            arguments = typing.get_args(current)
+            current = (
+                arguments[-1]
+                if isinstance(part, str) and arguments
+                else next(iter(arguments), None)
+            )
+        current = _model_in(current)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def _model_in(annotation: object) -> object:
+    """The one model of an optional or annotated type; other types as they are."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        for argument in typing.get_args(annotation):
+            if isinstance(argument, type) and issubclass(argument, BaseModel):
+                return argument
+    return annotation
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _one_of(known: list[str]) -> str:
+    return f"; expected one of {', '.join(known)}" if known else ""
+
+
+def _unique(problems: list[str]) -> list[str]:
+    return list(dict.fromkeys(problems))
+
+
+def _host_identifier() -> str:
+    name = re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().lower()).strip("-")
+    return name or "host"

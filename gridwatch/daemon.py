@@ -1,0 +1,278 @@
+"""The supervisor: keeps one engine process alive, and finds out which camera killed it.
+
+A native crash in FFmpeg or in a model runtime takes the whole engine process down. The supervisor holds nothing that
+can crash: it restarts the engine, reads whose thread was running (`faulthandler` writes that at the moment of the
+crash) and quarantines a camera that did it twice. Tickets and dwells are in the store, so a crash costs seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TypedDict
+
+import structlog
+
+from pipeline.exceptions import GridwatchError
+
+__all__ = ["CrashNotes", "EngineLock", "Supervisor"]
+
+log = structlog.get_logger(__name__)
+
+RESTART_MIN_S = 0.5  # a crash should cost seconds
+RESTART_MAX_S = 30.0  # an engine that cannot start (disk full) should not fill the log
+STABLE_S = 60.0  # an engine that lived this long has earned a fresh back-off
+HEARTBEAT_TIMEOUT_S = 30.0  # longer than any inference or fsync on an overloaded 2-core host
+STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
+QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
+KILL_MEMORY_S = 86_400.0  # two kills within a day count as two; less often is cheaper to live with
+
+
+class _Kills(TypedDict):
+    kills: list[float]
+    reason: str
+
+
+class EngineLock:
+    """One engine per state folder, held for the life of the process (`flock`, so that a crash frees it)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "engine.lock"
+        self._handle: int | None = None
+
+    def acquire(self, patience_s: float = 10.0) -> None:
+        """Take the lock, waiting for a dying predecessor.
+
+        Raises:
+            GridwatchError: if another engine still holds it after `patience_s` seconds.
+        """
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    owner = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+                    os.close(handle)
+                    raise GridwatchError(
+                        f"{self._path}: another gridwatch (process {owner}) runs on this store; "
+                        "expected to be the only one"
+                    ) from error
+                time.sleep(0.1)
+            else:
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, str(os.getpid()).encode(), 0)
+                self._handle = handle
+                return
+
+    def release(self) -> None:
+        """Free the lock."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class CrashNotes:
+    """What the engine writes down beforehand so that its death can be explained.
+
+    Files in `folder`: ``crash.txt`` (faulthandler's report), ``threads.json`` (thread ident → camera) and
+    ``quarantine.json`` (camera → times at which it killed the engine, and the last reason).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.report = folder / "crash.txt"
+        self._threads = folder / "threads.json"
+        self._quarantine = folder / "quarantine.json"
+        self._cameras: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def thread_runs(self, ident: int, camera_id: str) -> None:
+        """Thread `ident` now works for `camera_id` (called when a reader starts, and around each inference)."""
+        with self._lock:
+            if self._cameras.get(str(ident)) == camera_id:
+                return
+            self._cameras[str(ident)] = camera_id
+            _write_atomically(self._threads, json.dumps(self._cameras))
+
+    def culprit(self) -> str | None:
+        """The camera whose thread crashed, read from the last report."""
+        try:
+            report = self.report.read_text(encoding="utf-8", errors="replace")
+            cameras: dict[str, str] = json.loads(self._threads.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        match = re.search(r"Current thread 0x([0-9a-fA-F]+)", report)
+        return cameras.get(str(int(match[1], 16))) if match else None
+
+    def add_kill(self, camera_id: str, at_s: float, reason: str) -> bool:
+        """Note that `camera_id` killed the engine at Unix time `at_s`; True when it is now quarantined."""
+        notes = self._load()
+        entry = notes.setdefault(camera_id, _Kills(kills=[], reason=""))
+        entry["kills"] = [k for k in entry["kills"] if at_s - k < KILL_MEMORY_S] + [at_s]
+        entry["reason"] = reason
+        _write_atomically(self._quarantine, json.dumps(notes))
+        return len(entry["kills"]) >= QUARANTINE_KILLS
+
+    def quarantined(self) -> dict[str, str]:
+        """Reason by quarantined camera."""
+        return {
+            camera: entry["reason"]
+            for camera, entry in self._load().items()
+            if len(entry["kills"]) >= QUARANTINE_KILLS
+        }
+
+    def pardon(self) -> None:
+        """Forget every kill: an operator who starts the daemon anew gives all cameras another try."""
+        self._quarantine.unlink(missing_ok=True)
+
+    def clear_report(self) -> None:
+        """Forget the last crash."""
+        self.report.unlink(missing_ok=True)
+
+    def _load(self) -> dict[str, _Kills]:
+        try:
+            loaded = json.loads(self._quarantine.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+@dataclass
+class Supervisor:
+    """Runs `command` as the engine until it ends by itself or SIGTERM comes.
+
+    The engine's standard input is a pipe that closes when the supervisor dies, its standard output carries one
+    heartbeat byte a second.
+
+    Attributes:
+        command: The engine's command line.
+        notes: Where crashes are explained.
+        on_start: Called with the engine's process id at each start (tests).
+    """
+
+    command: Sequence[str]
+    notes: CrashNotes
+    on_start: Callable[[int], None] | None = None
+    restarts: int = 0
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> int:
+        """Supervise until the end; returns the exit status for the shell."""
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return self._loop()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _loop(self) -> int:
+        delay_s = RESTART_MIN_S
+        self.notes.pardon()
+        while True:
+            started = time.monotonic()
+            self.notes.clear_report()
+            status, hung = self._run_engine()
+            if self._stopping.is_set():
+                return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else 1
+            if status == 0:
+                return 0
+            if status == 2 and not hung:  # a message for the operator stands on stderr already
+                return 2
+            lived_s = time.monotonic() - started
+            delay_s = RESTART_MIN_S if lived_s > STABLE_S else min(delay_s * 2, RESTART_MAX_S)
+            self._explain(status, hung, lived_s)
+            self.restarts += 1
+            if self._stopping.wait(delay_s):
+                return 0
+
+    def _run_engine(self) -> tuple[int, bool]:
+        process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = process
+        if self._stopping.is_set():
+            process.terminate()
+        if self.on_start is not None:
+            self.on_start(process.pid)
+        beat = _Heartbeat(process)
+        hung = False
+        stop_deadline: float | None = None
+        while process.poll() is None:
+            time.sleep(0.05)
+            now = time.monotonic()
+            if self._stopping.is_set():
+                stop_deadline = stop_deadline or now + STOP_TIMEOUT_S
+                if now > stop_deadline:
+                    log.warning("engine did not end in time and is killed", after_s=STOP_TIMEOUT_S)
+                    process.kill()
+            elif now - beat.last_s > HEARTBEAT_TIMEOUT_S:
+                hung = True
+                process.send_signal(signal.SIGABRT)  # lets faulthandler say where it hangs
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(2.0)
+                process.kill()
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        return process.wait(), hung
+
+    def _explain(self, status: int, hung: bool, lived_s: float) -> None:
+        if hung:
+            reason = f"did not answer for {HEARTBEAT_TIMEOUT_S:.0f} s"
+        elif status < 0:
+            reason = f"was killed by {signal.Signals(-status).name}"
+        else:
+            reason = f"ended with status {status}"
+        culprit = self.notes.culprit()
+        quarantined = culprit is not None and self.notes.add_kill(culprit, time.time(), reason)
+        log.error(
+            "engine died and is restarted",
+            reason=reason,
+            lived_s=round(lived_s, 1),
+            camera=culprit,
+            quarantined=quarantined,
+        )
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM if number == signal.SIGTERM else number)
+
+
+class _Heartbeat:
+    """Notes when the engine last said that its loop turns."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.last_s = time.monotonic() + 60.0  # imports and model loading on a cold disk
+        assert process.stdout is not None  # noqa: S101 - Popen was told to make it
+        self._pipe = process.stdout
+        threading.Thread(target=self._read, name="heartbeat", daemon=True).start()
+
+    def _read(self) -> None:
+        with self._pipe:
+            while os.read(self._pipe.fileno(), 64):
+                self.last_s = time.monotonic()
+
+
+def engine_command(config: Path, *options: str) -> list[str]:
+    """The command line of the supervised engine."""
+    return [sys.executable, "-m", "gridwatch.host", str(config), *options]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,25 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# CI machines are noisy: a slow example is no bug, and a fixed seed would look at the same examples for ever.
+settings.register_profile(
+    "gridwatch", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
+settings.load_profile("gridwatch")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_material() -> Path:
+    """The folder of real labelled material, which never lies in this repository; skips loudly without it."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("REAL MATERIAL ABSENT: no real clips and pictures beside the repository")
+    return folder

@@ -1,0 +1,152 @@
+"""The supervisor: restarts, blame, quarantine, a clean end; with small real processes as engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gridwatch import daemon
+from gridwatch.daemon import CrashNotes, EngineLock, Supervisor
+from pipeline.exceptions import GridwatchError
+
+# Stands for the engine: beats, notes its reader's thread, then does what argv says.
+ENGINE = """
+import faulthandler, os, signal, sys, threading, time
+from pathlib import Path
+from gridwatch.daemon import CrashNotes
+folder, counter = Path(sys.argv[1]), Path(sys.argv[1]) / "starts"
+starts = int(counter.read_text()) + 1 if counter.exists() else 1
+counter.write_text(str(starts))
+notes = CrashNotes(folder)
+faulthandler.enable(notes.report.open("w"))
+os.write(1, b".")
+def reader():
+    notes.thread_runs(threading.get_ident(), "cam-7")
+    if starts <= int(sys.argv[2]) and "cam-7" not in notes.quarantined():
+        faulthandler._sigsegv()
+thread = threading.Thread(target=reader); thread.start(); thread.join()
+if sys.argv[3] == "stay":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(7)), daemon=True).start()
+    while True:
+        os.write(1, b"."); time.sleep(0.05)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "RESTART_MIN_S", 0.01)
+
+
+def supervisor(folder: Path, crashes: int, then: str = "end") -> Supervisor:
+    command = [sys.executable, "-c", ENGINE, str(folder), str(crashes), then]
+    return Supervisor(command, CrashNotes(folder))
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_an_engine_that_ends_by_itself_ends_the_daemon(tmp_path: Path) -> None:
+    assert supervisor(tmp_path, crashes=0).run() == 0
+    assert (tmp_path / "starts").read_text() == "1"
+
+
+def test_one_native_crash_is_survived_and_blamed_on_the_camera(tmp_path: Path) -> None:
+    watch = supervisor(tmp_path, crashes=1)
+    assert watch.run() == 0
+    assert watch.restarts == 1
+    assert watch.notes.quarantined() == {}  # once may be chance
+
+
+def test_a_camera_that_kills_the_engine_twice_is_quarantined(tmp_path: Path) -> None:
+    watch = supervisor(tmp_path, crashes=99)
+    assert watch.run() == 0
+    assert watch.restarts == 2
+    assert list(watch.notes.quarantined()) == ["cam-7"]
+    assert "SIGSEGV" in watch.notes.quarantined()["cam-7"]
+
+
+def test_a_new_start_by_the_operator_pardons(tmp_path: Path) -> None:
+    notes = CrashNotes(tmp_path)
+    assert not notes.add_kill("cam-7", 1000.0, "x")
+    assert notes.add_kill("cam-7", 1001.0, "x")
+    assert supervisor(tmp_path, crashes=0).run() == 0
+    assert notes.quarantined() == {}
+
+
+def test_old_kills_are_forgotten(tmp_path: Path) -> None:
+    notes = CrashNotes(tmp_path)
+    assert not notes.add_kill("cam-7", 0.0, "x")
+    assert not notes.add_kill("cam-7", daemon.KILL_MEMORY_S + 1.0, "x")
+
+
+def test_a_crash_outside_any_camera_blames_none(tmp_path: Path) -> None:
+    notes = CrashNotes(tmp_path)
+    notes.thread_runs(1, "cam-7")
+    notes.report.write_text(
+        "Fatal Python error\n\nCurrent thread 0x0000ffff (most recent call first)"
+    )
+    assert notes.culprit() is None
+    notes.report.write_text("Current thread 0x0000000000000001 (most recent call first)")
+    assert notes.culprit() == "cam-7"
+
+
+def test_sigterm_ends_engine_and_daemon(tmp_path: Path) -> None:
+    started = threading.Event()
+    watch = supervisor(tmp_path, crashes=0, then="stay")
+    watch.on_start = lambda _pid: started.set()
+
+    def end() -> None:
+        started.wait(20)
+        wait_for((tmp_path / "starts").exists)
+        time.sleep(0.3)  # the engine installs its handler right after it noted its start
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    begun = time.monotonic()
+    assert watch.run() == 0
+    thread.join()
+    assert time.monotonic() - begun < 20
+
+
+def test_a_hung_engine_is_killed_and_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "HEARTBEAT_TIMEOUT_S", 0.3)
+    code = (
+        "import os, sys, time, pathlib; p = pathlib.Path(sys.argv[1]); n = p.exists(); p.touch()\n"
+        "os.write(1, b'.')\n"
+        "time.sleep(0 if n else 60)"
+    )
+    watch = Supervisor([sys.executable, "-c", code, str(tmp_path / "seen")], CrashNotes(tmp_path))
+    assert watch.run() == 0
+    assert watch.restarts == 1
+
+
+def test_a_configuration_error_is_not_retried(tmp_path: Path) -> None:
+    watch = Supervisor([sys.executable, "-c", "raise SystemExit(2)"], CrashNotes(tmp_path))
+    assert watch.run() == 2
+    assert watch.restarts == 0
+
+
+def test_two_engines_never_share_a_store(tmp_path: Path) -> None:
+    first = EngineLock(tmp_path)
+    first.acquire()
+    with pytest.raises(GridwatchError, match=f"process {os.getpid()}"):
+        EngineLock(tmp_path).acquire(patience_s=0.0)
+    first.release()
+    second = EngineLock(tmp_path)
+    second.acquire(patience_s=0.0)
+    second.release()
