@@ -1,0 +1,486 @@
+"""Discoloured water: a plume whose colour is not that of this water at this hour."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline.analyse.colour import (
+    Grid,
+    ciede2000,
+    lab_to_linear,
+    linear_to_lab,
+    name_water_colour,
+)
+from pipeline.analyse.scenario import CameraContext, Need, Scenario, ScenarioParameters, Scene
+from pipeline.frame import Image
+from pipeline.observation import Condition, Json, Observation, RelativeBox
+from pipeline.units import Duration, Polygon
+
+__all__ = ["RiverDiscoloration", "RiverParameters"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+class RiverParameters(ScenarioParameters):
+    """Parameters of `river_discoloration`; all times in seconds.
+
+    Attributes:
+        water: Outline of the water.
+        reference: Dry surfaces that do not change (a wall, a bank): the measure of the light. Without any, the light is
+            estimated from everything in the picture that is not water.
+        warm_up: How long the water is learnt before anything is said of it.
+        min_delta_e: Colour difference from the normal (CIEDE2000 at equal brightness) that counts as a change;
+            10 is plain to everybody, 2 the limit of seeing.
+        min_share: Share of the water that must have changed in one piece.
+        adapt: Time constant with which the normal follows the water while nothing is amiss.
+        relearn_after: A change that stays this long becomes the normal (a new jetty, a season).
+    """
+
+    raise_after: Duration = 30.0
+    min_ratio: float = Field(default=0.8, gt=0, le=1)
+    clear_after: Duration = 180.0
+    cooldown: Duration = 600.0
+    max_gap: Duration = 60.0
+
+    water: Polygon
+    reference: tuple[Polygon, ...] = ()
+    warm_up: Duration = 300.0
+    min_delta_e: float = Field(default=8.0, gt=0)
+    min_share: float = Field(default=0.04, gt=0, le=1)
+    adapt: Duration = Field(default=1800.0, gt=0)
+    relearn_after: Duration = Field(default=86400.0, gt=0)
+
+
+ROWS, COLS = 8, 12
+REFERENCE_ROWS, REFERENCE_COLS = 6, 8
+# Frames over which each cell's median is taken: what passes in fewer than three of them (a bird, a wave's glint, a
+# boat at speed) leaves no trace.
+SMOOTHING = 5
+WARM_UP_SAMPLES = 120  # kept of a warm-up however long it is
+MIN_WARM_UP_SAMPLES = 6
+# Lightness counts this much beside chroma: a cloud's or a bridge's shadow (a factor of 0.3 in light, some 20 L*) stays
+# below `min_delta_e`, ink (some 40 L*) does not.
+LIGHTNESS_WEIGHT = 0.3
+NOISE_FACTOR = 4.0  # a cell's own restlessness, in mean absolute deviations, that is no change
+RESIDUAL_FACTOR = 1.5  # a change must exceed what the dry ground shows after normalising
+HYSTERESIS = 0.7  # a changed cell stays changed down to this share of its threshold
+MOVING_SHARE = 0.4  # of the cells touched lately, those already normal again: a boat, not a plume
+WINDOW_S = 12.0  # "lately"
+ROUGHER = 2.5  # a hull, a deck and people make a cell this much rougher than the water was
+DARKEST = 0.004  # linear light (level 13 of 255): below, an 8-bit colour is mostly noise
+CLIPPED = 0.95
+MONOCHROME = 1.5  # mean difference of the channels in levels: the camera's infrared mode has none
+INNOVATION = (
+    0.05  # log light: one frame cannot pull the normal further than this, times its small weight
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Normal:
+    """What one hour of the day normally looks like: logarithms of linear RGB, so that light is a sum."""
+
+    water: Floats  # (n, 3)
+    noise: Floats  # (n,) mean absolute deviation in delta E
+    roughness: Floats  # (n,) levels
+    reference: Floats  # (m, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """One frame: logarithms of linear RGB of the water's cells (n, 3) and the dry tiles (m, 3)."""
+
+    water: Floats
+    roughness: Floats
+    reference: Floats
+    usable: Bools  # (m,) tiles neither clipped nor in the dark
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Comparison:
+    delta: Floats  # (n,) delta E
+    threshold: Floats  # (n,) delta E
+    gain: Floats  # (3,) the light's red, green, blue factor since the normal was learnt
+    water: Floats  # (n, 3) log light with the gain taken out
+    normal: _Normal
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Patch:
+    cells: Bools  # (n,)
+    share: float
+
+
+def _difference(now: Floats, normal: Floats) -> Floats:
+    """Colour difference that a shadow does not make, of two (n, 3) log linear RGB arrays; (n,) delta E.
+
+    A shadow or a brighter sun multiplies all channels alike (chromaticity is constant along the illuminant's
+    intensity), so both colours are brought to their common geometric mean luminance before CIEDE2000; the lightness
+    itself is added with a small weight.
+    """
+    first, second = np.exp(now), np.exp(normal)
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    half = 0.5 * np.log((first @ luminance) / (second @ luminance))[:, None]
+    chroma = ciede2000(linear_to_lab(first * np.exp(-half)), linear_to_lab(second * np.exp(half)))
+    lightness = linear_to_lab(first)[:, 0] - linear_to_lab(second)[:, 0]
+    return np.hypot(chroma, LIGHTNESS_WEIGHT * lightness)
+
+
+class RiverDiscoloration(Scenario[RiverParameters]):
+    """Compares the water's colour, freed from the light, with this camera's own normal at this hour of the day.
+
+    The light's three gains come from dry ground (diagonal, von Kries adaptation in linear RGB); what remains is
+    judged cell by cell. One connected, staying region of changed cells is a plume; what moves on, or has a hull's
+    edges, is none. While a change stands, the normal does not learn.
+    """
+
+    id: ClassVar[str] = "river_discoloration"
+    title: ClassVar[dict[str, str]] = {"zh": "河道水体变色", "en": "River discoloration"}
+    Parameters: ClassVar[type[ScenarioParameters]] = RiverParameters
+
+    def __init__(self, camera: CameraContext, parameters: RiverParameters) -> None:
+        super().__init__(camera, parameters)
+        self._water = Grid((parameters.water,), rows=ROWS, cols=COLS)
+        self._dry = (
+            Grid(parameters.reference, rows=REFERENCE_ROWS, cols=REFERENCE_COLS)
+            if parameters.reference
+            else Grid((), (parameters.water,), rows=ROWS, cols=COLS)
+        )
+        shortest = max(min(parameters.raise_after, parameters.warm_up), 1.0)
+        self._rate_hz = min(2.0, max(0.5, 10.0 / shortest))  # ten looks within the shortest time
+        self._normals: dict[int, _Normal] = {}
+        self._warming: list[tuple[float, _Reading]] = []
+        self._recent: deque[_Reading] = deque(maxlen=SMOOTHING)
+        self._last_t: float | None = None
+        self._changed = np.zeros(len(self._water), bool)
+        self._touched: deque[tuple[float, Bools]] = deque()
+        self._frozen_since: float | None = None
+
+    def need(self, t: float) -> Need:  # noqa: ARG002
+        """Half a frame a second, or up to two where the configured times are short; no inference."""
+        return Need(self._rate_hz)
+
+    def interrupt(self, t: float) -> list[Observation]:
+        """The water is unknown until pictures return; what was in motion is forgotten."""
+        self._recent.clear()
+        self._touched.clear()
+        self._last_t = None
+        return [self._unknown(t, "interrupted")]
+
+    def observe(self, scene: Scene) -> list[Observation]:
+        """One observation of the subject ``water``."""
+        t, image = scene.frame.t, scene.frame.image
+        reading, reason = self._read(image, _water_mask(scene))
+        if reading is None:
+            return [self._unknown(t, reason)]
+        self._recent.append(reading)
+        if not self._normals:
+            return [self._warm_up(t, reading)]
+
+        comparison = self._compare(t)
+        level = np.where(self._changed, HYSTERESIS, 1.0) * comparison.threshold
+        self._changed = comparison.delta > level
+        patch = self._largest(self._changed)
+        moving = self._moving_share(t, patch.cells)
+        rougher = self._rougher(comparison.normal, reading, patch.cells)
+        pending = patch.share >= self.parameters.min_share / 2
+        self._learn(t, reading, comparison, pending)
+
+        holds = patch.share >= self.parameters.min_share
+        object_like = moving > MOVING_SHARE or rougher > ROUGHER
+        return [self._judge(t, comparison, patch, moving, rougher, holds, object_like)]
+
+    def _judge(
+        self,
+        t: float,
+        comparison: _Comparison,
+        patch: _Patch,
+        moving: float,
+        rougher: float,
+        large: bool,
+        object_like: bool,
+    ) -> Observation:
+        parameters = self.parameters
+        holds = large and not object_like
+        excess = patch.share / parameters.min_share
+        detail: dict[str, Json] = {
+            "share": round(patch.share, 4),
+            "delta_e": round(float(np.median(comparison.delta)), 1),
+            "gain": [round(float(value), 3) for value in comparison.gain],
+        }
+        if patch.cells.any():
+            worst = comparison.delta[patch.cells]
+            strength = float(np.median(worst / comparison.threshold[patch.cells]))
+            excess = min(excess, strength)
+            now = linear_to_lab(np.exp(np.median(comparison.water[patch.cells], axis=0)))
+            usual = linear_to_lab(np.exp(np.median(comparison.normal.water[patch.cells], axis=0)))
+            name = name_water_colour(now, usual)
+            level = np.clip(lab_to_linear(now), 0, 1)
+            detail |= {
+                "delta_e": round(float(np.median(worst)), 1),
+                "colour": name.id,
+                "colour_zh": name.zh,
+                "colour_en": name.en,
+                "linear_rgb": [round(float(value), 3) for value in level],
+                "moving_share": round(moving, 2),
+                "roughness": round(rougher, 2),
+            }
+        if large and object_like:
+            detail["reason"] = "passing_object" if moving > MOVING_SHARE else "rigid_object"
+        # Half at the threshold itself, towards one with the distance from it on either side.
+        confidence = 1 - 0.5 / max(excess, 1.0) if holds else 1 - 0.5 * min(excess, 1.0)
+        return Observation(
+            scenario=self.id,
+            camera_id=self.camera.id,
+            subject="water",
+            t=t,
+            condition=Condition.HOLDS if holds else Condition.CLEAR,
+            confidence=confidence,
+            box=self._box(patch.cells) if holds else None,
+            detail=detail,
+        )
+
+    def _unknown(self, t: float, reason: str, **detail: Json) -> Observation:
+        return Observation(
+            scenario=self.id,
+            camera_id=self.camera.id,
+            subject="water",
+            t=t,
+            condition=Condition.UNKNOWN,
+            confidence=1.0,
+            detail={"reason": reason, **detail},
+        )
+
+    def _read(self, image: Image, mask: Bools | None) -> tuple[_Reading | None, str]:
+        small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
+        if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
+            return None, "monochrome"
+        water, roughness = self._water.sample(image, mask)
+        dry, _ = self._dry.sample(image)
+        if np.nanmedian(dry) < DARKEST and np.nanmedian(water) < DARKEST:
+            return None, "too_dark"
+        usable = ((dry > DARKEST) & (dry < CLIPPED)).all(axis=1)
+        if usable.sum() < min(3, len(self._dry)):
+            return None, "no_light_measure"
+        floor = DARKEST / 8  # a level of zero still has a logarithm
+        return (
+            _Reading(
+                np.log(np.maximum(water, floor)), roughness, np.log(np.maximum(dry, floor)), usable
+            ),
+            "",
+        )
+
+    def _warm_up(self, t: float, reading: _Reading) -> Observation:
+        gap = self.parameters.warm_up / WARM_UP_SAMPLES
+        if not self._warming or t - self._warming[-1][0] >= gap:
+            self._warming.append((t, reading))
+        elapsed = t - self._warming[0][0]
+        if elapsed >= self.parameters.warm_up and len(self._warming) >= MIN_WARM_UP_SAMPLES:
+            readings = [reading for _, reading in self._warming]
+            reference = np.median([reading.reference for reading in readings], axis=0)
+            water = np.array(
+                [reading.water - _log_gain(reading, reference) for reading in readings]
+            )
+            normal = np.nanmedian(water, axis=0)
+            known = ~np.isnan(normal).any(axis=1)
+            normal[~known] = np.log(DARKEST)
+            noise = np.nanmean([_difference(sample, normal) for sample in water], axis=0)
+            noise[~known] = np.inf  # a cell that was never seen cannot have changed
+            roughness = np.median([reading.roughness for reading in readings], axis=0)
+            self._normals[self._hour(t)] = _Normal(normal, noise, roughness, reference)
+            self._warming.clear()
+        remaining = max(0.0, self.parameters.warm_up - elapsed)
+        return self._unknown(t, "warming_up", remaining_s=round(remaining, 1))
+
+    def _hour(self, t: float) -> int:
+        return datetime.fromtimestamp(t, self.camera.timezone).hour
+
+    def _plausible(self, t: float) -> list[_Normal]:
+        """The normals of this hour and its neighbours; without any, the nearest hour that was learnt."""
+        hour = self._hour(t)
+        by_distance = sorted(
+            self._normals, key=lambda other: min((other - hour) % 24, (hour - other) % 24)
+        )
+        near = [h for h in by_distance if min((h - hour) % 24, (hour - h) % 24) <= 1]
+        return [self._normals[h] for h in near or by_distance[:1]]
+
+    def _compare(self, t: float) -> _Comparison:
+        """Against every plausible normal; the one that explains the picture best counts."""
+        return min(
+            (self._against(normal) for normal in self._plausible(t)),
+            key=lambda c: float(np.mean(np.minimum(c.delta / c.threshold, 3.0))),
+        )
+
+    def _against(self, normal: _Normal) -> _Comparison:
+        gains = [_log_gain(reading, normal.reference) for reading in self._recent]
+        water = np.nanmedian(
+            [reading.water - gain for reading, gain in zip(self._recent, gains, strict=True)],
+            axis=0,
+        )
+        water = np.where(np.isnan(water), normal.water, water)
+        latest = self._recent[-1]
+        residual = _difference(
+            (latest.reference - gains[-1])[latest.usable], normal.reference[latest.usable]
+        )
+        floor = RESIDUAL_FACTOR * float(np.median(residual)) if latest.usable.any() else 0.0
+        threshold = np.maximum(max(self.parameters.min_delta_e, floor), NOISE_FACTOR * normal.noise)
+        return _Comparison(
+            _difference(water, normal.water), threshold, np.exp(gains[-1]), water, normal
+        )
+
+    def _largest(self, changed: Bools) -> _Patch:
+        picture = np.zeros(ROWS * COLS, np.uint8)
+        picture[self._water.index[changed]] = 1
+        count, labels = cv2.connectedComponents(picture.reshape(ROWS, COLS), connectivity=8)
+        label = labels.reshape(-1)[self._water.index]
+        total = float(self._water.cover.sum())
+        shares = [float(self._water.cover[label == k].sum()) / total for k in range(1, count)]
+        if not shares:
+            return _Patch(np.zeros(len(self._water), bool), 0.0)
+        best = int(np.argmax(shares))
+        return _Patch(label == best + 1, shares[best])
+
+    def _moving_share(self, t: float, cells: Bools) -> float:
+        self._touched.append((t, cells))
+        while t - self._touched[0][0] > WINDOW_S:
+            self._touched.popleft()
+        union = np.any([touched for _, touched in self._touched], axis=0)
+        return float((union & ~self._changed).sum() / union.sum()) if union.any() else 0.0
+
+    @staticmethod
+    def _rougher(normal: _Normal, reading: _Reading, cells: Bools) -> float:
+        if not cells.any():
+            return 0.0
+        # Two levels are the sensor's own noise; calm water has hardly more.
+        ratio = (reading.roughness[cells] + 2.0) / (normal.roughness[cells] + 2.0)
+        return float(np.median(ratio))
+
+    def _learn(self, t: float, reading: _Reading, comparison: _Comparison, pending: bool) -> None:
+        elapsed = 0.0 if self._last_t is None else max(0.0, t - self._last_t)
+        self._last_t = t
+        if pending:
+            self._frozen_since = t if self._frozen_since is None else self._frozen_since
+            if t - self._frozen_since > self.parameters.relearn_after:
+                self._normals.clear()
+                self._frozen_since = None
+            return
+        self._frozen_since = None
+        hour = self._hour(t)
+        if hour not in self._normals:
+            source = comparison.normal
+            self._normals[hour] = _Normal(
+                source.water.copy(),
+                source.noise.copy(),
+                source.roughness.copy(),
+                source.reference.copy(),
+            )
+        normal = self._normals[hour]
+        weight = 1 - math.exp(-min(elapsed, 10.0) / self.parameters.adapt)
+        gain = _log_gain(reading, normal.reference)
+        water = reading.water - gain
+        quiet = ~self._changed & ~np.isnan(water).any(axis=1) & np.isfinite(normal.noise)
+        deviation = _difference(water[quiet], normal.water[quiet])
+        normal.noise[quiet] += weight * (deviation - normal.noise[quiet])
+        normal.roughness += weight * (reading.roughness - normal.roughness)
+        # Light and water are learnt together, so that their ratio, the colour, is what stays.
+        step = np.clip(water[quiet] - normal.water[quiet], -INNOVATION, INNOVATION)
+        normal.water[quiet] += weight * step + weight * gain
+        shift = reading.reference - gain - normal.reference
+        shift = np.where(reading.usable[:, None], np.clip(shift, -INNOVATION, INNOVATION), 0.0)
+        normal.reference += weight * shift + weight * gain
+
+    def _box(self, cells: Bools) -> RelativeBox:
+        rows, cols = np.divmod(self._water.index[cells], COLS)
+        x1, y1, x2, y2 = self._water.box
+        wide, high = (x2 - x1) / COLS, (y2 - y1) / ROWS
+        return (
+            float(x1 + wide * cols.min()),
+            float(y1 + high * rows.min()),
+            float(x1 + wide * (cols.max() + 1)),
+            float(y1 + high * (rows.max() + 1)),
+        )
+
+    def _signature(self) -> list[Json]:
+        return [
+            [list(point) for point in self.parameters.water],
+            [[list(point) for point in polygon] for polygon in self.parameters.reference],
+        ]
+
+    def state(self) -> dict[str, Json]:
+        """The normals by hour: base64 of little-endian int16, logarithms and delta E in thousandths."""
+        return {
+            "version": 1,
+            "zones": self._signature(),
+            "hours": {
+                str(hour): [
+                    _pack(normal.water),
+                    _pack(np.minimum(normal.noise, 30.0)),
+                    _pack(normal.roughness / 10),
+                    _pack(normal.reference),
+                ]
+                for hour, normal in sorted(self._normals.items())
+            },
+            "frozen_since": self._frozen_since,
+        }
+
+    def restore(self, state: dict[str, Json]) -> None:
+        """Take the normals back, unless the zones were redrawn since."""
+        hours = state.get("hours")
+        if state.get("version") != 1 or state.get("zones") != self._signature():
+            return
+        if not isinstance(hours, dict):
+            return
+        n, m = len(self._water), len(self._dry)
+        try:
+            restored = {
+                int(hour) % 24: _Normal(
+                    _unpack(packed[0]).reshape(n, 3),
+                    _unpack(packed[1]).reshape(n),
+                    _unpack(packed[2]).reshape(n) * 10,
+                    _unpack(packed[3]).reshape(m, 3),
+                )
+                for hour, packed in hours.items()
+                if isinstance(packed, list) and len(packed) == 4
+            }
+        except (ValueError, TypeError, binascii.Error):
+            return
+        self._normals = restored
+        frozen = state.get("frozen_since")
+        self._frozen_since = float(frozen) if isinstance(frozen, int | float) else None
+
+
+def _water_mask(scene: Scene) -> Bools | None:
+    """The water as a segmentation model saw it, (h, w) bool; None where no such model runs."""
+    detections = scene.detections
+    if detections is None or detections.mask is None or len(detections) == 0:
+        return None
+    return np.asarray(detections.mask).any(axis=0)
+
+
+def _log_gain(reading: _Reading, reference: Floats) -> Floats:
+    """(3,) logarithm of the light's change: the median over the dry tiles, so that a few shaded ones are idle."""
+    if not reading.usable.any():
+        return np.zeros(3)
+    ratio = reading.reference[reading.usable] - reference[reading.usable]
+    return np.asarray(np.median(ratio, axis=0))
+
+
+def _pack(values: Floats) -> str:
+    return base64.b64encode(np.round(values * 1000).astype("<i2").tobytes()).decode()
+
+
+def _unpack(text: Json) -> Floats:
+    if not isinstance(text, str):
+        raise ValueError("expected base64 text")
+    return np.frombuffer(base64.b64decode(text, validate=True), "<i2").astype(np.float64) / 1000
