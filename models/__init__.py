@@ -1,0 +1,1 @@
+"""Weights of the detectors: registry, ONNX files, model cards and the training recipe."""

@@ -1,0 +1,225 @@
+"""Measure an exported model on the validation part of an assembled data set.
+
+What is measured is what is shipped: the ONNX file in ONNX Runtime. A class is measured only on
+pictures in which it is completely labelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+__all__ = ["Picture", "average_precision", "detect", "image_level", "iou_matrix", "measure"]
+
+Floats = npt.NDArray[np.float32]
+
+MIN_CONFIDENCE = 0.01  # below, a box changes neither AP nor any operating point
+NMS_IOU = 0.6
+PAD = 114  # grey of the letterbox in training
+IOU_STEPS = np.linspace(0.5, 0.95, 10)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One measured picture.
+
+    Attributes:
+        found: detections (n, 6): xyxy in pixels, confidence, class id.
+        truth: labels (m, 5): xyxy in pixels, class id.
+        complete: class ids that are completely labelled.
+    """
+
+    found: Floats
+    truth: Floats
+    complete: frozenset[int]
+
+
+def iou_matrix(a: Floats, b: Floats) -> Floats:
+    """IoU of every box in `a` (n, 4) with every box in `b` (m, 4), xyxy → (n, m)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    both = np.clip(high - low, 0, None).prod(axis=2)
+    area_a = (a[:, 2:] - a[:, :2]).prod(axis=1)
+    area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return np.asarray(both / (area_a[:, None] + area_b[None] - both + 1e-9), np.float32)
+
+
+def detect(
+    session: onnxruntime.InferenceSession,
+    image: npt.NDArray[np.uint8],
+    input_px: tuple[int, int],
+    classes: int,
+) -> Floats:
+    """Detections (n, 6) of a BGR picture: letterbox to `input_px` (height, width), infer, NMS per class."""
+    height, width = image.shape[:2]
+    scale = min(input_px[0] / height, input_px[1] / width)
+    size = (round(width * scale), round(height * scale))
+    canvas = np.full((*input_px, 3), PAD, np.uint8)
+    top, left = (input_px[0] - size[1]) // 2, (input_px[1] - size[0]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size)
+    blob = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    name = session.get_inputs()[0].name
+    raw = session.run(None, {name: np.ascontiguousarray(blob)})[0][0]  # (4 + classes, anchors)
+    scores = raw[4 : 4 + classes]
+    class_ids, anchors = np.nonzero(scores > MIN_CONFIDENCE)
+    confidences = scores[class_ids, anchors]
+    centres, sizes = raw[:2, anchors].T, raw[2:4, anchors].T
+    boxes = np.hstack([centres - sizes / 2, centres + sizes / 2])
+    boxes = (boxes - [left, top, left, top]) / scale
+    kept = cv2.dnn.NMSBoxesBatched(
+        np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist(),
+        confidences.tolist(),
+        class_ids.tolist(),
+        MIN_CONFIDENCE,
+        NMS_IOU,
+    )
+    index = np.asarray(kept, np.int64).reshape(-1)
+    return np.column_stack([boxes[index], confidences[index], class_ids[index]]).astype(np.float32)
+
+
+def average_precision(pictures: Sequence[Picture], class_id: int) -> tuple[float, float, int]:
+    """AP50, AP50-95 (COCO's 101-point interpolation) and the number of labelled boxes of one class."""
+    confidences: list[float] = []
+    hits: list[npt.NDArray[np.bool_]] = []
+    total = 0
+    for picture in pictures:
+        if class_id not in picture.complete:
+            continue
+        found = picture.found[picture.found[:, 5] == class_id]
+        truth = picture.truth[picture.truth[:, 4] == class_id]
+        total += len(truth)
+        found = found[np.argsort(-found[:, 4])]
+        overlap = iou_matrix(found[:, :4], truth[:, :4])
+        hit = np.zeros((len(found), len(IOU_STEPS)), bool)
+        for step, minimum in enumerate(IOU_STEPS):
+            free = np.ones(len(truth), bool)
+            for row in range(len(found)):
+                candidates = np.where(free, overlap[row], 0.0)
+                if len(truth) and candidates.max() >= minimum:
+                    free[candidates.argmax()] = False
+                    hit[row, step] = True
+        confidences.extend(found[:, 4].tolist())
+        hits.extend(hit)
+    if total == 0 or not hits:
+        return (float("nan") if total == 0 else 0.0), (float("nan") if total == 0 else 0.0), total
+    ordered = np.array(hits)[np.argsort(-np.array(confidences), kind="stable")]
+    values = [_area(ordered[:, step], total) for step in range(len(IOU_STEPS))]
+    return values[0], float(np.mean(values)), total
+
+
+def _area(hit: npt.NDArray[np.bool_], total: int) -> float:
+    true = np.cumsum(hit)
+    recall = true / total
+    precision = np.maximum.accumulate((true / np.arange(1, len(hit) + 1))[::-1])[::-1]
+    points = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+    padded = np.append(precision, 0.0)
+    return float(padded[np.minimum(points, len(precision))].mean())
+
+
+def image_level(
+    pictures: Sequence[Picture], class_id: int, threshold: float
+) -> dict[str, float | int]:
+    """Is the class in the picture? Counts, precision and recall at one confidence threshold."""
+    true = false = positives = negatives = 0
+    for picture in pictures:
+        there = bool((picture.truth[:, 4] == class_id).any())
+        if not there and class_id not in picture.complete:
+            continue
+        seen = (picture.found[:, 5] == class_id) & (picture.found[:, 4] >= threshold)
+        positives += there
+        negatives += not there
+        true += bool(there and seen.any())
+        false += bool(not there and seen.any())
+    return {
+        "threshold": threshold,
+        "positives": positives,
+        "negatives": negatives,
+        "true": true,
+        "false": false,
+        "precision": true / (true + false) if true + false else float("nan"),
+        "recall": true / positives if positives else float("nan"),
+    }
+
+
+def measure(
+    model: Path,
+    dataset: Path,
+    classes: Sequence[str],
+    input_px: tuple[int, int],
+    *,
+    source: str | None = None,
+    split: str = "val",
+) -> list[Picture]:
+    """Run the model over one part of the data set (of one `source`, if given)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    pictures = []
+    with (dataset / "items.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == split]
+    for row in rows:
+        if source is not None and row["source"] != source:
+            continue
+        path = dataset / "images" / split / f"{int(row['number']):05d}_{row['picture']}"
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f"{path}: found no readable picture")
+        complete = frozenset(classes.index(name) for name in row["complete"].split())
+        truth = _truth(dataset / "labels" / split / f"{path.stem}.txt", image.shape)
+        found = detect(session, np.asarray(image, np.uint8), input_px, len(classes))
+        pictures.append(Picture(found, truth, complete))
+    return pictures
+
+
+def _truth(path: Path, shape: tuple[int, ...]) -> Floats:
+    rows = np.array(
+        [line.split() for line in path.read_text(encoding="utf-8").splitlines()], np.float32
+    ).reshape(-1, 5)
+    size = np.array([shape[1], shape[0]], np.float32)
+    centre, extent = rows[:, 1:3] * size, rows[:, 3:5] * size
+    return np.hstack([centre - extent / 2, centre + extent / 2, rows[:, :1]])
+
+
+def main() -> None:
+    """`python -m models.training.evaluate ONNX DATASET CLASSES --input H W [--source S]`."""
+    parser = argparse.ArgumentParser(description="Measure an exported model")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("classes", help="comma-separated, in the model's order")
+    parser.add_argument("--input", type=int, nargs=2, default=(320, 320), metavar=("H", "W"))
+    parser.add_argument("--source", help="measure the pictures of one source alone")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    classes = arguments.classes.split(",")
+    input_px = (arguments.input[0], arguments.input[1])
+    pictures = measure(
+        arguments.model, arguments.dataset, classes, input_px, source=arguments.source
+    )
+    report: dict[str, Any] = {"pictures": len(pictures), "input_px": list(input_px)}
+    for class_id, name in enumerate(classes):
+        ap50, ap, boxes = average_precision(pictures, class_id)
+        levels = [image_level(pictures, class_id, step / 20) for step in range(3, 17)]
+        report[name] = {"boxes": boxes, "ap50": ap50, "ap50_95": ap, "image_level": levels}
+        print(f"{name}: {boxes} boxes, AP50 {ap50:.3f}, AP50-95 {ap:.3f}")
+        for level in levels:
+            print(
+                f"  {level['threshold']:.2f}: precision {level['precision']:.3f}, recall"
+                f" {level['recall']:.3f} ({level['true']} of {level['positives']} seen,"
+                f" {level['false']} of {level['negatives']} false)"
+            )
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Train one model: `python -m models.training.train MANIFEST DATASET START_WEIGHTS RUNS [--resume]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_OFFLINE", "true")  # before the import: no update or font look-ups
+
+import torch
+from ultralytics import YOLO
+from ultralytics import settings as ultralytics_settings
+
+from models.training.manifest import load_manifest
+from models.training.masked import MaskedDetectionTrainer
+
+__all__ = ["train"]
+
+SEED = 20260101
+
+# What suits small sets on a CPU: AdamW with a low rate, mosaic off at the end
+# (bf16: see `masked.py`). Pictures are upright: rotation is slight, vertical flips are off.
+DEFAULTS: dict[str, Any] = {
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "lrf": 0.05,
+    "cos_lr": True,
+    "warmup_epochs": 0.5,
+    "close_mosaic": 3,
+    "nbs": 16,
+    "degrees": 5.0,
+    "scale": 0.5,
+    "hsv_v": 0.5,
+    "hsv_s": 0.6,
+    "amp": False,
+    "cache": "ram",
+    "device": "cpu",
+    "workers": 1,
+    "plots": False,
+    "seed": SEED,
+    "deterministic": True,
+    "patience": 100,
+}
+
+
+def train(
+    manifest: Path,
+    dataset: Path,
+    start: Path,
+    runs: Path,
+    *,
+    resume: bool = False,
+    **extra: float | str,
+) -> Path:
+    """Train and return the path of the last weights.
+
+    Options are `DEFAULTS`, then the manifest's `train`, then `extra`, the later winning.
+    """
+    ultralytics_settings.update({"sync": False})
+    chosen = load_manifest(manifest)
+    name = str(extra.pop("name", chosen.name))
+    last = runs / name / "weights" / "last.pt"
+    threads = int(extra.pop("threads", os.cpu_count() or 1))
+    model = YOLO(str(last if resume else start))
+    if not resume:
+        model.model.names = {
+            number: chosen.start_names.get(old, old) for number, old in model.names.items()
+        }
+    # Ultralytics leaves one core idle on a CPU; it sets this itself before the callback.
+    model.add_callback("on_train_start", lambda _: torch.set_num_threads(threads))
+    model.train(
+        trainer=MaskedDetectionTrainer,
+        data=str(dataset / "data.yaml"),
+        project=str(runs.absolute()),
+        name=name,
+        exist_ok=True,
+        resume=resume,
+        **{**DEFAULTS, **chosen.train, **extra},
+    )
+    return last
+
+
+def main() -> None:
+    """Command line; `KEY=VALUE` arguments override training options."""
+    parser = argparse.ArgumentParser(description="Train one model")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("start", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("options", nargs="*", help="KEY=VALUE")
+    arguments = parser.parse_args()
+    extra = {}
+    for option in arguments.options:
+        key, _, value = option.partition("=")
+        extra[key] = float(value) if "." in value else int(value) if value.isdigit() else value
+    print(
+        train(
+            arguments.manifest,
+            arguments.dataset,
+            arguments.start,
+            arguments.runs,
+            resume=arguments.resume,
+            **extra,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

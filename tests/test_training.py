@@ -1,0 +1,282 @@
+"""The training recipe up to the point where torch begins: manifests, data set assembly, figures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.training.assemble import Box, Item, add_pseudo, assemble, read_items, without_leaks
+from models.training.compose import Composer, cut_out, warp
+from models.training.evaluate import Picture, average_precision, image_level, iou_matrix
+from models.training.manifest import ManifestError, load_manifest
+
+cv2 = pytest.importorskip("cv2")
+
+TRAINING = Path(__file__).parents[1] / "models" / "training"
+COLUMNS = ["file", "source", "group", "split", "flags", "smoke_complete"]
+
+
+def write_manifest(path: Path, **changes: object) -> Path:
+    content = {
+        "name": "toy",
+        "classes": ["cat", "dog"],
+        "sets": [
+            {"path": "pets", "class_map": {4: "dog", 7: "cat"}, "complete": {"*": ["cat", "dog"]}}
+        ],
+    }
+    path.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
+    return path
+
+
+def write_set(folder: Path, rows: list[tuple[dict[str, str], str]]) -> None:
+    """A labelled folder: each row of `images.csv` with the text of its label file."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    rng = np.random.default_rng(7)
+    with (folder / "images.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, restval="")
+        writer.writeheader()
+        for number, (row, label) in enumerate(rows):
+            name = f"p{number}"
+            image = rng.integers(0, 255, (90, 160, 3), np.uint8)
+            cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
+            (folder / "labels" / f"{name}.txt").write_text(label)
+            writer.writerow({"file": f"images/{name}.png", **row})
+
+
+def row(**changes: str) -> dict[str, str]:
+    return {"source": "web", "group": "g0", "split": "train", **changes}
+
+
+@pytest.mark.parametrize("name", ["fire", "vehicles"])
+def test_shipped_manifests_are_well_formed(name: str) -> None:
+    manifest = load_manifest(TRAINING / f"{name}.yaml")
+    assert manifest.name == name
+    assert manifest.sets
+
+
+def test_vehicles_keep_their_class_order() -> None:
+    classes = load_manifest(TRAINING / "vehicles.yaml").classes
+    assert classes == ("person", "bicycle", "ebike", "car", "bus", "truck", "wheelchair")
+
+
+def test_the_coco_teacher_never_labels_an_ebike() -> None:
+    manifest = load_manifest(TRAINING / "vehicles.yaml")
+    assert "ebike" not in manifest.teacher.values()
+    assert all("ebike" not in source_set.pseudo for source_set in manifest.sets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, r"unknown keys \['epochs'\]"),
+        ({"sets": [{"class_map": {}}]}, r"sets\[0\]: .*expected at least 'path'"),
+        ({"sets": [{"path": "a", "pathh": "b"}]}, r"unknown keys \['pathh'\]"),
+        (
+            {"sets": [{"path": "a", "class_map": {0: "cow"}}]},
+            r"class_map: unknown classes \['cow'\]",
+        ),
+        ({"sets": [{"path": "a", "complete": {"*": ["cow"]}}]}, "complete: unknown classes"),
+        ({"teacher": {"kitten": "cow"}}, "teacher: unknown classes"),
+    ],
+)
+def test_a_malformed_manifest_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(write_manifest(tmp_path / "toy.yaml", **changes))
+
+
+def test_classes_are_mapped_and_others_dropped(tmp_path: Path) -> None:
+    write_set(
+        tmp_path / "data" / "pets",
+        [(row(), "4 0.5 0.5 0.2 0.2\n7 0.3 0.3 0.1 0.1\n1 0.5 0.5 0.1 0.1\n")],
+    )
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml"))
+    (item,) = read_items(manifest, tmp_path / "data")
+    assert item.boxes == (Box(1, 0.5, 0.5, 0.2, 0.2), Box(0, 0.3, 0.3, 0.1, 0.1))
+
+
+def test_a_broken_label_line_is_named(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "pets", [(row(), "4 0.5 0.5 0.2\n")])
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml"))
+    with pytest.raises(ManifestError, match=r"p0\.txt:1: found 4 fields, expected 5"):
+        read_items(manifest, tmp_path / "data")
+
+
+def test_incomplete_classes_become_ignore_regions_in_training_only(tmp_path: Path) -> None:
+    write_set(
+        tmp_path / "data" / "pets",
+        [
+            (row(group="a"), "4 0.5 0.5 0.2 0.2\n"),
+            (row(group="b", source="dogs"), ""),
+            (row(group="c", flags="cat_hidden;night"), ""),
+            (row(group="d", smoke_complete="no"), ""),
+            (row(group="e", source="dogs", split="val"), ""),
+        ],
+    )
+    sets = [
+        {
+            "path": "pets",
+            "class_map": {4: "dog"},
+            "complete": {"*": ["cat", "dog"], "dogs": ["dog"]},
+            "ignore_flags": {"cat_hidden": ["cat"]},
+            "ignore_columns": {"smoke_complete=no": ["dog"]},
+        }
+    ]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    out = tmp_path / "out"
+    items = assemble(manifest, tmp_path / "data", out)
+    assert [sorted(item.complete) for item in items] == [[0, 1], [1], [1], [0], [1]]
+    labels = {path.stem: path.read_text() for path in (out / "labels").rglob("*.txt")}
+    whole = "0.500000 0.500000 1.000000 1.000000\n"
+    assert labels["00000_p0"] == "1 0.500000 0.500000 0.200000 0.200000\n"
+    assert labels["00001_p1"] == f"2 {whole}"
+    assert labels["00002_p2"] == f"2 {whole}"
+    assert labels["00003_p3"] == f"3 {whole}"
+    assert labels["00004_p4"] == ""
+    names = yaml.safe_load((out / "data.yaml").read_text())["names"]
+    assert names == {0: "cat", 1: "dog", 2: "ignore cat", 3: "ignore dog"}
+
+
+def test_repeat_applies_to_training_and_lists_name_existing_pictures(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "pets", [(row(group="a"), ""), (row(group="b", split="val"), "")])
+    sets = [{"path": "pets", "repeat": 3}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    assemble(manifest, tmp_path / "data", tmp_path / "out")
+    train = (tmp_path / "out" / "train.txt").read_text().splitlines()
+    val = (tmp_path / "out" / "val.txt").read_text().splitlines()
+    assert (len(train), len(set(train)), len(val)) == (3, 1, 1)
+    assert all(Path(name).is_file() for name in train + val)
+
+
+def test_a_missing_set_is_an_error_unless_optional(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    sets = [{"path": "renders", "bare": True, "optional": True}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    assert read_items(manifest, tmp_path / "data") == []
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml"))
+    with pytest.raises(ManifestError, match="pets: no images/ folder found"):
+        read_items(manifest, tmp_path / "data")
+
+
+def test_frames_of_one_rendered_scene_stay_in_one_part(tmp_path: Path) -> None:
+    folder = tmp_path / "renders" / "cabins" / "images"
+    folder.mkdir(parents=True)
+    for seed in range(40):
+        for frame in range(3):
+            cv2.imwrite(str(folder / f"cabin-{seed}_{frame}.png"), np.zeros((8, 8, 3), np.uint8))
+    sets = [{"path": "cabins", "bare": True}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    items = read_items(manifest, tmp_path, tmp_path / "renders")
+    parts: dict[str, set[str]] = {}
+    for item in items:
+        parts.setdefault(item.group, set()).add(item.split)
+    assert len(parts) == 40
+    assert all(len(part) == 1 for part in parts.values())
+    assert {"train", "val"} == {item.split for item in items}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["train", "val"]))))
+def test_no_group_is_trained_on_and_measured(pairs: list[tuple[int, str]]) -> None:
+    items = [
+        Item(Path(f"{k}.png"), "web", f"g{group}", split, (), frozenset())
+        for k, (group, split) in enumerate(pairs)
+    ]
+    kept = without_leaks(items)
+    trained = {item.group for item in kept if item.split == "train"}
+    measured = {item.group for item in kept if item.split == "val"}
+    assert not trained & measured
+    assert [i for i in kept if i.split == "train"] == [i for i in items if i.split == "train"]
+
+
+def test_a_teacher_fills_gaps_only() -> None:
+    known = Box(0, 0.5, 0.5, 0.4, 0.4)
+    item = Item(
+        Path("a.png"), "web", "g", "train", (known,), frozenset({1}), pseudo=frozenset({0, 1})
+    )
+    same = Box(0, 0.5, 0.5, 0.38, 0.4)
+    elsewhere = Box(0, 0.1, 0.1, 0.1, 0.1)
+    complete_class = Box(1, 0.9, 0.9, 0.1, 0.1)
+    unwanted = Box(2, 0.1, 0.9, 0.1, 0.1)
+    taught = add_pseudo(item, [same, elsewhere, complete_class, unwanted])
+    assert taught.boxes == (known, elsewhere)
+
+
+def test_warp_moves_a_box_with_its_thing() -> None:
+    image = np.zeros((180, 320, 3), np.uint8)
+    image[60:120, 200:260] = 255
+    box = Box(0, 230 / 320, 90 / 180, 60 / 320, 60 / 180)
+    bent, (moved,) = warp(image, [box], degrees=12, bulge=0.2, zoom=1.1)
+    rows, columns = np.nonzero(bent[..., 0] > 127)
+    assert moved.cx * 320 == pytest.approx((columns.min() + columns.max() + 1) / 2, abs=2)
+    assert moved.cy * 180 == pytest.approx((rows.min() + rows.max() + 1) / 2, abs=2)
+    assert moved.width * 320 == pytest.approx(np.ptp(columns) + 1, abs=3)
+    assert moved.height * 180 == pytest.approx(np.ptp(rows) + 1, abs=3)
+
+
+def test_warp_drops_what_leaves_the_picture() -> None:
+    image = np.zeros((180, 320, 3), np.uint8)
+    corner = Box(0, 0.04, 0.06, 0.08, 0.12)
+    assert warp(image, [corner], degrees=0, bulge=0, zoom=2.0)[1] == []
+
+
+def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
+    write_set(tmp_path / "cabin", [(row(), ""), (row(), ""), (row(), "")])
+    pictures = sorted((tmp_path / "cabin" / "images").iterdir())
+    box = Box(2, 0.5, 0.5, 0.45, 0.75)
+    item = Item(pictures[0], "web", "g", "train", (box,), frozenset())
+    composer = Composer(pictures, cut_out(item, (2,)))
+    outs = [tmp_path / f"{k}.jpg" for k in range(3)]
+    labels = [
+        composer(pictures[0], [box], seed, out) for seed, out in zip((5, 5, 6), outs, strict=True)
+    ]
+    assert labels[0] == labels[1]
+    assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
+    assert all(b.cx - b.width / 2 + 1e-9 >= 0 and b.cx + b.width / 2 <= 1 + 1e-9 for b in labels[0])
+
+
+def picture(found: list[list[float]], truth: list[list[float]], complete: set[int]) -> Picture:
+    return Picture(
+        np.array(found, np.float32).reshape(-1, 6),
+        np.array(truth, np.float32).reshape(-1, 5),
+        frozenset(complete),
+    )
+
+
+def test_iou_of_half_overlapping_boxes() -> None:
+    a = np.array([[0, 0, 10, 10]], np.float32)
+    b = np.array([[5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
+    assert iou_matrix(a, b)[0].tolist() == pytest.approx([1 / 3, 0.0])
+
+
+def test_average_precision_of_perfect_missing_and_double_detections() -> None:
+    truth = [[0.0, 0, 10, 10, 0]]
+    perfect = picture([[0, 0, 10, 10, 0.9, 0]], truth, {0})
+    missing = picture([], truth, {0})
+    double = picture([[0, 0, 10, 10, 0.9, 0], [0, 0, 10, 10, 0.8, 0]], truth, {0})
+    assert average_precision([perfect], 0) == pytest.approx((1.0, 1.0, 1))
+    assert average_precision([missing], 0) == (0.0, 0.0, 1)
+    assert average_precision([perfect, missing], 0)[0] == pytest.approx(51 / 101)
+    assert average_precision([double], 0)[0] == pytest.approx(1.0)
+    loose = picture([[0, 0, 10, 7.2, 0.9, 0]], truth, {0})  # IoU 0.72: right at 5 of 10 steps
+    assert average_precision([loose], 0) == pytest.approx((1.0, 0.5, 1))
+
+
+def test_a_class_is_measured_only_where_it_is_complete() -> None:
+    false_alarm = [[0.0, 0, 10, 10, 0.9, 0]]
+    incomplete = picture(false_alarm, [], set())
+    positive = picture(false_alarm, [[0, 0, 10, 10, 0]], {0})
+    negative = picture(false_alarm, [], {0})
+    assert average_precision([positive, incomplete], 0)[0] == pytest.approx(1.0)
+    level = image_level([positive, negative, incomplete], 0, 0.5)
+    assert (level["positives"], level["negatives"], level["true"], level["false"]) == (1, 1, 1, 1)
+    assert level["precision"] == 0.5
+    assert image_level([positive, negative], 0, 0.95)["recall"] == 0.0
