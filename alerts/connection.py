@@ -92,7 +92,6 @@ class BrokerSettings(Settings):
         tls: Certificates; None means no TLS.
         client_id: None means ``gridwatch-{site}-{host}``. Two clients of one id throw each other out.
         keepalive: A broker that is silent for 1.5 times this long counts as gone.
-        prefix: First level of every topic.
         session_expiry: How long the broker keeps our subscriptions and the commands that wait for us.
         max_inflight: Messages that may wait for their PUBACK at a time.
         max_message: Larger messages are not sent. Keep it at or below the broker's limit: under MQTT 3.1.1 a broker
@@ -110,7 +109,6 @@ class BrokerSettings(Settings):
     tls: TlsSettings | None = None
     client_id: str | None = Field(default=None, min_length=1)
     keepalive: Annotated[Duration, Field(ge=5, le=65535)] = 30.0
-    prefix: str = Field(default="gridwatch", pattern=r"^[^/+#\s]+$")
     session_expiry: Annotated[Duration, Field(le=0xFFFFFFFE)] = 7 * 86400.0
     max_inflight: int = Field(default=50, ge=1, le=1000)
     max_message: ByteSize = 1024 * 1024
@@ -171,6 +169,15 @@ class Connection:
         on_message: Called with every message; it acknowledges.
         on_acknowledged: Called with the token of a QoS 1 message and None, or the reason why the broker refused it.
 
+    Attributes:
+        connected: Set while messages can be sent.
+        number: Of the present or last connection; the first half of a `Token`.
+        failures: Attempts that failed since the last connection.
+        last_reason: Why there is no connection, in words.
+        protocol: Version of the present or last connection.
+        receive_maximum: How many QoS 1 messages may be in flight.
+        maximum_packet: Size in bytes of the largest packet that may be sent.
+
     Raises:
         ConfigError: if the TLS files cannot be used.
     """
@@ -204,7 +211,7 @@ class Connection:
         self._on_message = on_message
         self._on_acknowledged = on_acknowledged
         self._client: paho.Client | None = None
-        self._number = 0
+        self.number = 0
         self._closing = threading.Event()
         self._reasons_logged: set[str] = set()
         self._down_since = time.monotonic()
@@ -240,7 +247,7 @@ class Connection:
         Returns:
             The message's token; None when there is no connection, and then nothing was or will be sent.
         """
-        client, number = self._client, self._number
+        client, number = self._client, self.number
         if client is None or not self.connected.is_set():
             return None
         properties = None
@@ -272,8 +279,8 @@ class Connection:
 
     def _session(self, version: Literal["5", "3.1.1"]) -> _End:
         """Connect once with this protocol version and stay until the connection ends; why it did."""
-        self._number += 1
-        number = self._number
+        self.number += 1
+        number = self.number
         ended: list[str] = []
         answered = threading.Event()
         client = self._build(version, number, answered, ended)

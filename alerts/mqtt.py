@@ -1,0 +1,594 @@
+"""From the durable outbox to the broker, and from the broker to the desk.
+
+    store's outbox ──pending()──► Publisher ──QoS 1──► broker ──PUBACK──► mark_published()
+    broker ──commands/{user}/tickets/{id}──► CommandReceiver ──► TicketDesk.handle ──► outbox ──► replies/…
+
+A row leaves the outbox only when the broker has said that it took it. What is sent twice for that (a crash between
+PUBACK and mark) carries the same ticket id and version, so that a reader drops the second.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import structlog
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import BaseModel, ConfigDict
+
+from alerts.connection import BrokerSettings, Connection, Incoming, TlsSettings, Token, Will
+from alerts.tickets import Command
+from alerts.topics import Topics
+from pipeline.exceptions import CommandError, StoreError
+from pipeline.observation import Json
+
+__all__ = [
+    "BrokerSettings",
+    "CommandReceiver",
+    "HostStatus",
+    "Outbox",
+    "OutboxRow",
+    "Publisher",
+    "PublisherStatus",
+    "TlsSettings",
+]
+
+log = structlog.get_logger(__name__)
+
+FETCH_ROWS = 100  # rows (with up to 100 KB each) read from the store at a time
+POLL_S = 5.0  # rows that another process wrote are found this late; wake() finds ours at once
+STORE_RETRY_S = 1.0
+REFUSED_RETRY_S = (1.0, 60.0)  # a topic that the broker refuses rests this long, doubling
+PACKET_TOO_LARGE = 149  # MQTT 5 reason code
+COMMAND_BYTES = (
+    16 * 1024
+)  # a command is a note of 2,000 characters at most; anything larger is none
+COMMANDS_WAITING = 1000  # QoS 0 floods are cut here; QoS 1 is held back by the broker's own window
+COMMAND_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")  # as in alerts.tickets.Command
+OVERHEAD_BYTES = 64  # fixed header, packet identifier and properties of a PUBLISH
+
+
+class OutboxRow(Protocol):
+    """A message that was stored with the change that it tells of."""
+
+    @property
+    def id(self) -> int:
+        """Grows in the order of the commits."""
+
+    @property
+    def topic(self) -> str:
+        """Full topic."""
+
+    @property
+    def payload(self) -> bytes:
+        """Empty to clear a retained topic."""
+
+    @property
+    def retain(self) -> bool:
+        """Whether the broker keeps it."""
+
+
+class Outbox(Protocol):
+    """The store's durable queue of messages."""
+
+    def pending(self, limit: int, after: int = 0) -> Sequence[OutboxRow]:
+        """The oldest `limit` unpublished rows with an id above `after`, by id."""
+
+    def mark_published(self, ids: Sequence[int]) -> None:
+        """The broker has taken these."""
+
+    def park(self, row_id: int, reason: str) -> None:
+        """This one can never be published; it is kept, with the reason, and no longer pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStatus:
+    """How publishing goes, for metrics and the page.
+
+    Attributes:
+        connected: Whether a broker takes messages now.
+        protocol: ``5`` or ``3.1.1``; None before the first connection.
+        reason: Why there is no connection, in words.
+        failures: Attempts that failed since the last connection.
+        published: Rows that the broker took since the start.
+        refused: PUBACKs that said no.
+        parked: Rows put aside for good.
+        in_flight: Rows that wait for their PUBACK.
+    """
+
+    connected: bool
+    protocol: str | None
+    reason: str | None
+    failures: int
+    published: int
+    refused: int
+    parked: int
+    in_flight: int
+
+
+class HostStatus(BaseModel):
+    """Retained at ``hosts/{id}/status``.
+
+    Attributes:
+        reason: Of being offline: ``stopped`` in order, or ``lost`` (the broker's word, the last will).
+        since: Since when, in seconds since the epoch; None for ``lost``, which cannot be known beforehand.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    status: Literal["online", "offline"]
+    reason: Literal["stopped", "lost"] | None = None
+    since: float | None = None
+
+
+@dataclass(slots=True)
+class _Rest:
+    """A topic that the broker refused rests until `until` (monotonic seconds); 0 while an attempt is on its way."""
+
+    until: float
+    delay_s: float
+
+
+class Publisher:
+    """Drains the outbox to the broker, keeps the status topics right and takes commands in.
+
+    It starts without a broker and keeps trying; nothing that it is given is kept in memory only, but statuses (the
+    latest counts, and is sent again on every connect) and actuations (sent now or never).
+
+    Order holds per topic. Topics that are retained have one message in flight at a time: there the last message
+    stays, so that order must survive even a refusal.
+
+    Args:
+        settings: The broker.
+        outbox: The store's outbox; called from the drain thread only.
+        topics: The site's topics.
+        host_id: This host, as in its tickets.
+        commands: Takes commands in; None where this host owns no tickets.
+        clock: Wall clock in seconds since the epoch, for status messages, expiries and command times.
+
+    Raises:
+        ConfigError: from the constructor, if the TLS files cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        outbox: Outbox,
+        topics: Topics,
+        host_id: str,
+        *,
+        commands: CommandReceiver | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._outbox = outbox
+        self._topics = topics
+        self._host_id = host_id
+        self._commands = commands
+        self._clock = clock
+        lost = HostStatus(host=host_id, status="offline", reason="lost")
+        self._connection = Connection(
+            settings,
+            client_id=settings.client_id or f"gridwatch-{topics.site}-{host_id}",
+            will=Will(topics.host_status(host_id), lost.model_dump_json().encode()),
+            subscriptions=[topics.commands] if commands else [],
+            on_up=self._on_up,
+            on_down=self._on_down,
+            on_message=self._on_message,
+            on_acknowledged=self._on_acknowledged,
+        )
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt-drain", daemon=True)
+
+        # Filled by other threads, emptied by the drain thread
+        self._acknowledged: deque[tuple[Token, ReasonCode | None]] = deque()
+        self._incoming: deque[Incoming] = deque()
+        self._status_lock = threading.Lock()
+        self._statuses: dict[str, bytes] = {}
+        self._stale: set[str] = set()
+        self._new_rows = threading.Event()
+        self._new_connection = threading.Event()
+
+        # The drain thread's own
+        self._buffer: list[OutboxRow] = []
+        self._cursor = 0
+        self._exhausted = False
+        self._in_flight: dict[Token, OutboxRow] = {}
+        self._status_in_flight: dict[Token, str] = {}
+        self._taken: list[int] = []  # the broker has them, the store does not know it yet
+        self._resting: dict[str, _Rest] = {}
+        self._store_failures = 0
+        self._published = self._refused = self._parked = 0
+
+    # -- for the engine ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; returns at once, whether or not there is a broker."""
+        self._set_host_status("online")
+        self._connection.start()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is a new row in the outbox; callable from any thread."""
+        self._new_rows.set()
+        self._wake.set()
+
+    def publish_status(self, camera_id: str, status: Mapping[str, Json]) -> None:
+        """Publish a camera's status, retained. Not durable: the latest wins, and goes out again on every connect."""
+        payload = {"camera": camera_id, **status}
+        self._set_status(self._topics.camera_status(camera_id), _dump(payload))
+
+    def actuate(
+        self, camera_id: str, action: str, payload: Mapping[str, Json], *, expires_s: float
+    ) -> bool:
+        """Tell an actuator something, at most once: now or never.
+
+        Args:
+            camera_id: The camera beside which the actuator is.
+            action: E.g. ``hold_door``.
+            payload: What the actuator needs to know.
+            expires_s: The actuator must ignore it after this many seconds (``expires`` in the message).
+
+        Returns:
+            Whether it was handed to a broker. False is final: it is not kept.
+        """
+        message = {**payload, "expires": round(self._clock() + expires_s, 3)}
+        token = self._connection.publish(
+            self._topics.actuator(camera_id, action),
+            _dump(message),
+            qos=0,  # at most once: a door that is held twice is a fault
+            retain=False,
+            expiry_s=expires_s,
+        )
+        return token is not None
+
+    def status(self) -> PublisherStatus:
+        """How it goes; callable from any thread."""
+        connection = self._connection
+        return PublisherStatus(
+            connected=connection.connected.is_set(),
+            protocol=connection.protocol,
+            reason=connection.last_reason,
+            failures=connection.failures,
+            published=self._published,
+            refused=self._refused,
+            parked=self._parked,
+            in_flight=len(self._in_flight),
+        )
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the outbox is empty and everything acknowledged; whether it came to that in `timeout` seconds."""
+        self._idle.clear()
+        self.wake()
+        return self._idle.wait(timeout)
+
+    def close(self, timeout: float = 3.0) -> None:
+        """Say that the host goes offline, disconnect in order and end the threads, within `timeout` seconds.
+
+        What is still in the outbox stays there for the next start.
+        """
+        deadline = time.monotonic() + timeout
+        if self._connection.connected.is_set():
+            self._set_host_status("offline", "stopped")
+            self._closing.set()
+            self._wake.set()
+            if self._thread.is_alive():
+                self._thread.join(max(0.0, (deadline - time.monotonic()) * 0.7))
+        self._closing.set()
+        self._wake.set()
+        self._connection.close(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            log.warning("publisher did not end in time", timeout_s=timeout)
+
+    # -- on the network thread: note and wake, nothing else ----------------------------------------------------------
+
+    def _on_up(self) -> None:
+        with self._status_lock:
+            self._stale = set(self._statuses)
+        self._new_connection.set()
+        self._wake.set()
+
+    def _on_down(self, _number: int) -> None:
+        self._wake.set()
+
+    def _on_acknowledged(self, token: Token, reason: ReasonCode | None) -> None:
+        self._acknowledged.append((token, reason))
+        self._wake.set()
+
+    def _on_message(self, message: Incoming) -> None:
+        if self._commands is None:  # left over in the session of a host that once took commands
+            message.acknowledge()
+            return
+        if len(self._incoming) >= COMMANDS_WAITING:
+            message.acknowledge()
+            log.warning("command dropped, too many waiting", topic=message.topic)
+            return
+        self._incoming.append(message)
+        self._wake.set()
+
+    # -- the drain thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            woken = self._wake.wait(self._patience_s())
+            self._wake.clear()
+            try:
+                if not (woken or self._in_flight):
+                    self._rewind()  # rows that another process wrote
+                self._step()
+                self._store_recovered()
+            except StoreError as error:
+                self._store_failed(error)
+            except Exception:  # a fault here must not silence the host
+                log.exception("publisher stumbled, going on")
+                self._rewind()
+                self._closing.wait(STORE_RETRY_S)
+            if self._closing.is_set() and (
+                not self._connection.connected.is_set() or not self._status_in_flight
+            ):
+                return
+
+    def _patience_s(self) -> float:
+        """Seconds until there is something to do without being woken."""
+        soonest = min((rest.until for rest in self._resting.values() if rest.until), default=1e12)
+        return max(0.0, min(POLL_S, soonest - time.monotonic()))
+
+    def _step(self) -> None:
+        self._settle()
+        self._take_commands()
+        if not self._connection.connected.is_set():
+            return
+        self._send_statuses()
+        if not self._closing.is_set():
+            self._send_rows()
+            left = self._buffer or self._in_flight or self._taken or self._resting
+            if self._exhausted and not left:
+                self._idle.set()
+
+    def _settle(self) -> None:
+        """Take note of PUBACKs and of lost connections."""
+        while self._acknowledged:
+            token, reason = self._acknowledged.popleft()
+            if (topic := self._status_in_flight.pop(token, None)) is not None:
+                if reason is not None:
+                    self._refused += 1
+                    log.warning("broker refuses status", topic=topic, reason=str(reason))
+                continue
+            row = self._in_flight.pop(token, None)
+            if row is None:
+                continue  # of a connection that is gone; its rows are pending again
+            if reason is None:
+                self._taken.append(row.id)
+                self._published += 1
+                if self._resting.pop(row.topic, None) is not None:
+                    log.info("broker takes topic again", topic=row.topic)
+            elif reason.value == PACKET_TOO_LARGE:
+                self._park(row, f"the broker refuses it as too large ({len(row.payload)} bytes)")
+            else:
+                self._rest(row, reason)
+        if self._new_connection.is_set() or not self._connection.connected.is_set():
+            # What was in flight may or may not have arrived: QoS 1 sends it again, in order.
+            self._new_connection.clear()
+            self._in_flight.clear()
+            self._status_in_flight.clear()
+            self._resting.clear()
+            self._rewind()
+        if self._taken:
+            self._outbox.mark_published(tuple(self._taken))
+            self._taken.clear()
+
+    def _rewind(self) -> None:
+        """Read the outbox from its beginning again."""
+        self._buffer.clear()
+        self._cursor = 0
+        self._exhausted = False
+
+    def _rest(self, row: OutboxRow, reason: ReasonCode) -> None:
+        self._refused += 1
+        least, most = REFUSED_RETRY_S
+        rest = self._resting.get(row.topic)
+        delay_s = least if rest is None else min(most, rest.delay_s * 2)
+        if rest is None:
+            log.warning(
+                "broker refuses message, kept and retried", topic=row.topic, reason=str(reason)
+            )
+        self._resting[row.topic] = _Rest(time.monotonic() + delay_s, delay_s)
+        self._buffer = [waiting for waiting in self._buffer if waiting.topic != row.topic]
+
+    def _park(self, row: OutboxRow, reason: str) -> None:
+        self._parked += 1
+        log.error("message parked", topic=row.topic, outbox_id=row.id, reason=reason)
+        self._outbox.park(row.id, reason)
+
+    def _send_rows(self) -> None:
+        now = time.monotonic()
+        for rest in self._resting.values():
+            if 0 < rest.until <= now:
+                rest.until = 0.0
+                self._rewind()  # its rows were let go; find them again
+        if self._new_rows.is_set():
+            self._new_rows.clear()
+            self._exhausted = False
+        window = min(self._connection.settings.max_inflight, self._connection.receive_maximum)
+        while True:
+            self._send_buffered(window)
+            full = len(self._in_flight) >= window or len(self._buffer) >= FETCH_ROWS
+            if full or self._exhausted:
+                return
+            self._fetch(now)
+
+    def _fetch(self, now: float) -> None:
+        rows = self._outbox.pending(FETCH_ROWS, self._cursor)
+        self._exhausted = len(rows) < FETCH_ROWS
+        if not rows:
+            return
+        self._cursor = rows[-1].id
+        known = {row.id for row in self._in_flight.values()}
+        resting = {topic for topic, rest in self._resting.items() if rest.until > now}
+        self._buffer += [row for row in rows if row.id not in known and row.topic not in resting]
+
+    def _send_buffered(self, window: int) -> None:
+        """Send what may go now from the buffer, in order within each topic."""
+        flying: dict[str, bool] = {}  # topic → whether only one of it may be in flight
+        for row in self._in_flight.values():
+            flying[row.topic] = flying.get(row.topic, False) or row.retain
+        left: list[OutboxRow] = []
+        blocked: set[str] = set()
+        for position, row in enumerate(self._buffer):
+            if len(self._in_flight) >= window:
+                left += self._buffer[position:]
+                break
+            alone = row.retain or row.topic in self._resting or flying.get(row.topic, False)
+            if row.topic in blocked or (alone and row.topic in flying):
+                blocked.add(row.topic)
+                left.append(row)
+                continue
+            size = len(row.payload) + len(row.topic.encode()) + OVERHEAD_BYTES
+            if size > self._connection.maximum_packet:
+                self._park(row, f"{size} bytes, at most {self._connection.maximum_packet} may pass")
+                continue
+            token = self._connection.publish(row.topic, row.payload, qos=1, retain=row.retain)
+            if token is None:
+                left += self._buffer[position:]
+                break
+            self._in_flight[token] = row
+            flying[row.topic] = flying.get(row.topic, False) or row.retain
+        self._buffer = left
+
+    # -- statuses ----------------------------------------------------------------------------------------------------
+
+    def _set_host_status(
+        self, status: Literal["online", "offline"], reason: Literal["stopped"] | None = None
+    ) -> None:
+        document = HostStatus(
+            host=self._host_id, status=status, reason=reason, since=round(self._clock(), 3)
+        )
+        self._set_status(
+            self._topics.host_status(self._host_id), document.model_dump_json().encode()
+        )
+
+    def _set_status(self, topic: str, payload: bytes) -> None:
+        with self._status_lock:
+            if self._statuses.get(topic) == payload:
+                return
+            self._statuses[topic] = payload
+            self._stale.add(topic)
+        self._wake.set()
+
+    def _send_statuses(self) -> None:
+        with self._status_lock:
+            waiting = {topic: self._statuses[topic] for topic in sorted(self._stale)}
+            self._stale.clear()
+        for topic, payload in waiting.items():
+            token = self._connection.publish(topic, payload, qos=1, retain=True)
+            if token is None:
+                return  # every status is sent again on the next connect
+            self._status_in_flight[token] = topic
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def _take_commands(self) -> None:
+        while self._incoming and self._commands is not None:
+            message = self._incoming[0]
+            self._commands.receive(message.topic, message.payload, message.retain, self._clock())
+            message.acknowledge()  # only now: a crash before this makes the broker send it again
+            self._incoming.popleft()
+
+    # -- the store ---------------------------------------------------------------------------------------------------
+
+    def _store_failed(self, error: StoreError) -> None:
+        if not self._store_failures:
+            log.error("outbox cannot be used, retrying", reason=str(error))
+        self._store_failures += 1
+        self._rewind()
+        self._closing.wait(STORE_RETRY_S)
+        self._wake.set()
+
+    def _store_recovered(self) -> None:
+        if self._store_failures:
+            log.info("outbox is back", failures=self._store_failures)
+            self._store_failures = 0
+
+
+class CommandReceiver:
+    """Checks what arrives on the command topics and hands what is a command to the desk.
+
+    The user is the one in the topic, which the broker's ACL guards, never one in the payload.
+
+    Args:
+        topics: The site's topics.
+        handle: The desk. It stores what changes and its answer; unknown tickets, expiry and repeats are its matter.
+        refuse: Answers what was no command, where the sender can be told: user, ticket id, command id, error, time.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        handle: Callable[[Command, float], object],
+        refuse: Callable[[str, str, str, CommandError, float], object] | None = None,
+    ) -> None:
+        self._topics = topics
+        self._handle = handle
+        self._refuse = refuse
+        self.handled = 0
+        self.refused = 0
+
+    def receive(self, topic: str, payload: bytes, retain: bool, t: float) -> None:
+        """Take one message in. What is no command changes nothing, is logged and counted, and is answered if possible.
+
+        Raises:
+            StoreError: if the store cannot be used now; the message is to be given again later.
+        """
+        user = ticket = ""
+        try:
+            user, ticket = self._topics.parse_command(topic)
+            if retain:
+                raise CommandError(
+                    f"ticket {ticket}: the command is retained, expected it without the flag",
+                    code="retained",
+                )
+            if len(payload) > COMMAND_BYTES:
+                raise CommandError(
+                    f"ticket {ticket}: the command has {len(payload)} bytes, "
+                    f"expected at most {COMMAND_BYTES}",
+                    code="too_large",
+                )
+            self._handle(Command.parse(payload, user=user, ticket_id=ticket), t)
+            self.handled += 1
+        except CommandError as error:
+            self.refused += 1
+            log.warning("command refused", topic=topic, code=error.code, reason=str(error))
+            command_id = _command_id(payload)
+            if self._refuse is not None and command_id is not None:
+                self._refuse(user, ticket, command_id, error, t)
+        except StoreError:
+            raise
+        except Exception:  # one poisonous command must not stop the ones behind it
+            self.refused += 1
+            log.exception("command failed", topic=topic)
+
+
+def _command_id(payload: bytes) -> str | None:
+    """The id of a message that was refused, if it has a usable one."""
+    if len(payload) > COMMAND_BYTES:
+        return None
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    found = document.get("command_id") if isinstance(document, dict) else None
+    return found if isinstance(found, str) and COMMAND_ID.fullmatch(found) else None
+
+
+def _dump(document: Mapping[str, Json]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
