@@ -1,0 +1,766 @@
+"""The durable store: tickets, their audit trail, the outbox, decisions and what must survive a restart.
+
+SQLite in WAL mode with ``synchronous=FULL``: what `Store.commit` has confirmed survives a kill and a power cut. One
+writer thread owns all writes; whatever waits in its queue shares a transaction, and so an fsync. Readers never wait.
+The SQL is SQLAlchemy Core without dialect, so that a PostgreSQL URL serves the centre; the pragmas, the triggers and
+the moving aside of a corrupt file are SQLite's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from alerts.rules import Decision
+from alerts.tickets import OPEN_STATES, Reply, Ticket, TicketState, seconds
+from pipeline.exceptions import StoreError
+from pipeline.observation import Json
+
+__all__ = ["Batch", "Event", "Message", "OutboxRow", "Store", "set_aside"]
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# "gwtc": marks the file as ours.
+_APPLICATION_ID = 0x67777463
+# The console and the command line read while the engine writes; a checkpoint takes well under a second.
+_BUSY_TIMEOUT_MS = 5000
+# More changes than a storm makes in the seconds for which a slow disk may hang; then the engine waits.
+_QUEUE = 1000
+# Waiting changes share one fsync; beyond this the first of them would wait for the others.
+_GROUP = 100
+
+_metadata = sa.MetaData()
+_tickets = sa.Table(
+    "tickets",
+    _metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("condition", sa.String(16), nullable=False),
+    sa.Column("scenario", sa.String(64), nullable=False),
+    sa.Column("camera", sa.String(64), nullable=False, index=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("grid", sa.Text, nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("raised_t", sa.Double, nullable=False, index=True),
+    sa.Column("updated_t", sa.Double, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+_events = sa.Table(
+    "events",
+    _metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("ticket_id", sa.ForeignKey("tickets.id"), nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("who", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("t", sa.Double, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    # Numbers are never given twice, not even after the newest rows were trimmed.
+    sqlite_autoincrement=True,
+)
+_outbox = sa.Table(
+    "outbox",
+    _metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("qos", sa.Integer, nullable=False),
+    sa.Column("retain", sa.Boolean, nullable=False),
+    sa.Column("ticket_id", sa.String(26)),
+    sa.Column("version", sa.Integer),
+    sa.Column("created_t", sa.Double, nullable=False),
+    sa.Column("published_t", sa.Double),
+    sqlite_autoincrement=True,
+)
+sa.Index(
+    "outbox_pending",
+    _outbox.c.seq,
+    sqlite_where=_outbox.c.published_t.is_(None),
+    postgresql_where=_outbox.c.published_t.is_(None),
+)
+_decisions = sa.Table(
+    "decisions",
+    _metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("t", sa.Double, nullable=False, index=True),
+    sa.Column("camera", sa.String(64), nullable=False),
+    sa.Column("scenario", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("code", sa.String(32), nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+_rule_state = sa.Table(
+    "rule_state",
+    _metadata,
+    sa.Column("camera", sa.String(64), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+)
+_scenario_state = sa.Table(
+    "scenario_state",
+    _metadata,
+    sa.Column("camera", sa.String(64), primary_key=True),
+    sa.Column("scenario", sa.String(64), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+)
+_commands = sa.Table(
+    "commands",
+    _metadata,
+    sa.Column("user", sa.String(64), primary_key=True),
+    sa.Column("command_id", sa.String(64), primary_key=True),
+    sa.Column("t", sa.Double, nullable=False),
+    sa.Column("reply", sa.Text, nullable=False),
+)
+_meta = sa.Table(
+    "meta",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+for _verb in ("UPDATE", "DELETE"):
+    sa.event.listen(
+        _events,
+        "after_create",
+        sa.DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER events_no_{_verb.lower()} BEFORE {_verb} ON events "
+            "BEGIN SELECT RAISE(ABORT, 'events are never rewritten'); END"
+        ).execute_if(dialect="sqlite"),
+    )
+
+# Statements that lead from version n+1 to n+2 of the schema; a new store begins at the newest version.
+MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a ticket's audit trail.
+
+    Attributes:
+        kind: ``raised``, ``updated``, ``cleared``, ``evidence``, ``attached``, ``escalated`` or an action of a person.
+        who: The person, or the host for what the analysis did.
+        t: Seconds since the epoch.
+    """
+
+    ticket_id: str
+    version: int
+    kind: str
+    who: str
+    t: float
+    source: str = ""
+    document: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message for the outbox."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    qos: int = 1
+    ticket_id: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A message that waits in the outbox; `seq` gives the order and never repeats."""
+
+    seq: int
+    message: Message
+    created_t: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """All that must be stored together or not at all, at time `t`.
+
+    Attributes:
+        tickets: New ones (version 1) and next versions, each at most once.
+        rule_states: Snapshot of the rules per camera id.
+        scenario_states: Per (camera id, scenario); None removes it.
+        commands: Answered commands by (user, command id).
+    """
+
+    t: float
+    tickets: list[Ticket] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    rule_states: dict[str, dict[str, Json]] = field(default_factory=dict)
+    scenario_states: dict[tuple[str, str], dict[str, Json] | None] = field(default_factory=dict)
+    commands: dict[tuple[str, str], Reply] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+_Work = Callable[[sa.Connection], Any]
+
+
+class Store:
+    """The ticket store. Safe to use from any thread; close it, or use it as a context manager.
+
+    Args:
+        where: Path of the SQLite file (its folder is made), or an SQLAlchemy URL.
+        read_only: For the command line and the console beside a running engine: no writer, no migration.
+
+    Raises:
+        StoreError: if it cannot be opened: corrupt, another program's, of a newer gridwatch, or not writable.
+    """
+
+    def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
+        self._read_only = read_only
+        self._place, self._engine = _engine(where, read_only=read_only)
+        self._on_messages: list[Callable[[], None]] = []
+        self._queue: queue.Queue[tuple[_Work, bool, Future[Any]] | None] = queue.Queue(_QUEUE)
+        self._closing = threading.Lock()
+        self._closed = False
+        try:
+            with self._mapped():
+                self._prepare()
+        except StoreError:
+            self._engine.dispose()
+            raise
+        self._writer = threading.Thread(target=self._write, name="store-writer", daemon=True)
+        if not read_only:
+            self._writer.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what waits, then close."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        if not self._read_only:
+            self._queue.put(None)
+            self._writer.join()
+        self._engine.dispose()
+
+    # Writing
+
+    def commit(self, batch: Batch) -> Future[None]:
+        """Store a batch in one transaction. The result comes when it is on the disk.
+
+        Raises (from the future):
+            StoreError: nothing of it is stored; a ticket's version did not follow, or the disk failed.
+        """
+        return self._submit(lambda connection: _put(connection, batch), wakes=bool(batch.messages))
+
+    def mark_published(self, seqs: Sequence[int], t: float) -> Future[None]:
+        """The broker has confirmed these outbox rows at `t`."""
+
+        def work(connection: sa.Connection) -> None:
+            # In parts, for SQLite bounds the number of parameters.
+            for part in (seqs[i : i + 500] for i in range(0, len(seqs), 500)):
+                connection.execute(
+                    _outbox.update()
+                    .where(_outbox.c.seq.in_(part), _outbox.c.published_t.is_(None))
+                    .values(published_t=t)
+                )
+
+        return self._submit(work)
+
+    def trim(
+        self,
+        t: float,
+        *,
+        published_s: float = 3600.0,
+        decisions_s: float = 30 * 86400.0,
+        decisions_rows: int = 200_000,
+        commands_s: float = 7 * 86400.0,
+    ) -> Future[int]:
+        """Delete what is older than this before `t`; gives the number of rows. Tickets and events are never deleted."""
+
+        def work(connection: sa.Connection) -> int:
+            newest = connection.scalar(sa.select(sa.func.max(_decisions.c.seq))) or 0
+            deletions = (
+                _outbox.delete().where(_outbox.c.published_t < t - published_s),
+                _decisions.delete().where(
+                    sa.or_(
+                        _decisions.c.t < t - decisions_s,
+                        _decisions.c.seq <= newest - decisions_rows,
+                    )
+                ),
+                _commands.delete().where(_commands.c.t < t - commands_s),
+            )
+            return sum(connection.execute(deletion).rowcount for deletion in deletions)
+
+        return self._submit(work)
+
+    def on_messages(self, callback: Callable[[], None]) -> None:
+        """Call this, on the writer's thread, whenever new outbox rows are on the disk."""
+        self._on_messages.append(callback)
+
+    # Reading
+
+    def ticket(self, ticket_id: str) -> Ticket | None:
+        """The ticket's newest version."""
+        rows = self._read(sa.select(_tickets.c.document).where(_tickets.c.id == ticket_id))
+        return Ticket.model_validate_json(rows[0].document) if rows else None
+
+    def tickets(
+        self,
+        *,
+        states: Iterable[TicketState] | None = None,
+        scenario: str | None = None,
+        camera_id: str | None = None,
+        grid: str | None = None,
+        raised_from: float | None = None,
+        raised_to: float | None = None,
+        before_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[Ticket]:
+        """Tickets, the newest first.
+
+        Args:
+            states: None for all.
+            scenario: Identifier; None for all.
+            camera_id: None for all.
+            grid: This grid and all below it.
+            raised_from: Seconds since the epoch, inclusive.
+            raised_to: Seconds since the epoch, exclusive.
+            limit: At most so many.
+            before_id: Only tickets older than this one: the next page.
+        """
+        c = _tickets.c
+        query = sa.select(c.document).order_by(c.id.desc())
+        if states is not None:
+            query = query.where(c.state.in_(sorted(states)))
+        if scenario is not None:
+            query = query.where(c.scenario == scenario)
+        if camera_id is not None:
+            query = query.where(c.camera == camera_id)
+        if grid is not None:
+            query = query.where(
+                sa.or_(c.grid == grid, c.grid.startswith(f"{grid}/", autoescape=True))
+            )
+        if raised_from is not None:
+            query = query.where(c.raised_t >= raised_from)
+        if raised_to is not None:
+            query = query.where(c.raised_t < raised_to)
+        if before_id is not None:
+            query = query.where(c.id < before_id)
+        if limit is not None:
+            query = query.limit(limit)
+        return [Ticket.model_validate_json(row.document) for row in self._read(query)]
+
+    def open_tickets(self) -> list[Ticket]:
+        """Tickets that nobody has disposed of, the newest first."""
+        return self.tickets(states=OPEN_STATES)
+
+    def events(self, ticket_id: str) -> list[Event]:
+        """The ticket's audit trail, the oldest first."""
+        rows = self._read(
+            sa.select(_events).where(_events.c.ticket_id == ticket_id).order_by(_events.c.seq)
+        )
+        return [
+            Event(ticket, version, kind, who, t, source, json.loads(document))
+            for _, ticket, version, kind, who, source, t, document in rows
+        ]
+
+    def decisions(
+        self,
+        *,
+        camera_id: str | None = None,
+        scenario: str | None = None,
+        t_from: float | None = None,
+        t_to: float | None = None,
+        limit: int = 100,
+    ) -> list[Decision]:
+        """Decision records, the newest first."""
+        c = _decisions.c
+        query = sa.select(c.document).order_by(c.seq.desc()).limit(limit)
+        if camera_id is not None:
+            query = query.where(c.camera == camera_id)
+        if scenario is not None:
+            query = query.where(c.scenario == scenario)
+        if t_from is not None:
+            query = query.where(c.t >= t_from)
+        if t_to is not None:
+            query = query.where(c.t < t_to)
+        return [Decision.model_validate_json(row.document) for row in self._read(query)]
+
+    def decision_counts(self) -> dict[str, int]:
+        """Number of kept decision records by code."""
+        c = _decisions.c
+        rows = self._read(sa.select(c.code, sa.func.count().label("n")).group_by(c.code))
+        return {row.code: row.n for row in rows}
+
+    def pending(self, limit: int = 100, after: int = 0) -> list[OutboxRow]:
+        """Messages that the broker has not confirmed, in the order in which they must leave.
+
+        Args:
+            limit: At most so many.
+            after: Only rows behind this `seq`, for a publisher that has earlier ones in flight.
+        """
+        c = _outbox.c
+        rows = self._read(
+            sa.select(_outbox)
+            .where(c.published_t.is_(None), c.seq > after)
+            .order_by(c.seq)
+            .limit(limit)
+        )
+        return [
+            OutboxRow(
+                r.seq,
+                Message(r.topic, bytes(r.payload), r.retain, r.qos, r.ticket_id, r.version),
+                r.created_t,
+            )
+            for r in rows
+        ]
+
+    def pending_count(self) -> int:
+        """How many messages wait."""
+        query = sa.select(sa.func.count().label("n")).where(_outbox.c.published_t.is_(None))
+        return int(self._read(query)[0].n)
+
+    def rule_states(self) -> dict[str, dict[str, Json]]:
+        """The rules' snapshots by camera id."""
+        return {r.camera: json.loads(r.document) for r in self._read(sa.select(_rule_state))}
+
+    def scenario_states(self) -> dict[tuple[str, str], dict[str, Json]]:
+        """The scenarios' states by (camera id, scenario)."""
+        rows = self._read(sa.select(_scenario_state))
+        return {(r.camera, r.scenario): json.loads(r.document) for r in rows}
+
+    def reply(self, user: str, command_id: str) -> Reply | None:
+        """How a command was answered, if it was."""
+        c = _commands.c
+        query = sa.select(c.reply).where(c.user == user, c.command_id == command_id)
+        rows = self._read(query)
+        return Reply.model_validate_json(rows[0].reply) if rows else None
+
+    def meta(self, key: str) -> str | None:
+        """A value of the host's own, e.g. ``host``."""
+        rows = self._read(sa.select(_meta.c.value).where(_meta.c.key == key))
+        return str(rows[0].value) if rows else None
+
+    # Inside
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[Any]:
+        with self._mapped(), self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+    def _submit(self, work: Callable[[sa.Connection], T], *, wakes: bool = False) -> Future[T]:
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed or self._read_only:
+                what = "closed" if self._closed else "opened for reading"
+                raise StoreError(f"{self._place}: is {what}, expected an open store to write to")
+            self._queue.put((work, wakes, future))
+        return future
+
+    def _write(self) -> None:
+        is_open = True
+        while is_open:
+            group: list[tuple[_Work, bool, Future[Any]]] = []
+            item = self._queue.get()
+            while item is not None:
+                group.append(item)
+                if len(group) == _GROUP:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            is_open = item is not None
+            # One that fails must not take down those beside it: they are tried again, each alone.
+            if group and not self._transact(group, alone=len(group) == 1):
+                for single in group:
+                    self._transact([single], alone=True)
+
+    def _transact(self, group: list[tuple[_Work, bool, Future[Any]]], *, alone: bool) -> bool:
+        try:
+            with (
+                self._mapped(),
+                self._engine.connect().execution_options(writes=True) as connection,
+                connection.begin(),
+            ):
+                results = [work(connection) for work, _, _ in group]
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller who waits on the future
+            if alone:
+                group[0][2].set_exception(error)
+            return alone
+        for (_, _, future), result in zip(group, results, strict=True):
+            future.set_result(result)
+        if any(wakes for _, wakes, _ in group):
+            for callback in self._on_messages:
+                self._call(callback)
+        return True
+
+    @staticmethod
+    def _call(callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:
+            log.exception("a listener of the outbox failed")
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise StoreError(f"{self._place}: {_explain(str(error.orig))}") from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"{self._place}: {str(error).splitlines()[0]}") from error
+
+    def _prepare(self) -> None:
+        newest = len(MIGRATIONS) + 1
+        with (
+            self._engine.connect().execution_options(writes=not self._read_only) as connection,
+            connection.begin(),
+        ):
+            version = self._check(connection)
+            if version > newest:
+                raise StoreError(
+                    f"{self._place}: has schema {version}, expected {newest} at most; "
+                    "it was written by a newer gridwatch"
+                )
+            if version == newest:
+                return
+            if self._read_only:
+                raise StoreError(
+                    f"{self._place}: has schema {version}, expected {newest}; "
+                    "start the engine once to bring it up to date"
+                )
+            if version == 0:
+                _metadata.create_all(connection)
+            for statements in MIGRATIONS[version - 1 :] if version else ():
+                for statement in statements:
+                    connection.execute(sa.text(statement))
+            self._stamp(connection, newest)
+
+    def _check(self, connection: sa.Connection) -> int:
+        """The schema's version; 0 for an empty store."""
+        if connection.dialect.name != "sqlite":
+            if not sa.inspect(connection).has_table("meta"):
+                return 0
+            query = sa.select(_meta.c.value).where(_meta.c.key == "schema")
+            return int(connection.scalar(query) or 0)
+        owner = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+        version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+        if owner != _APPLICATION_ID and (version or sa.inspect(connection).get_table_names()):
+            raise StoreError(
+                f"{self._place}: is an SQLite file of another program, expected a gridwatch store"
+            )
+        found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if found != "ok":
+            raise StoreError(f"{self._place}: is corrupt ({found}); {_CORRUPT_ADVICE}")
+        return version
+
+    @staticmethod
+    def _stamp(connection: sa.Connection, version: int) -> None:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+        else:
+            _upsert(connection, _meta, {"key": "schema"}, {"value": str(version)})
+
+
+_CORRUPT_ADVICE = "restore a backup, or set it aside on purpose to begin a new one"
+
+
+def _explain(message: str) -> str:
+    """The database's error in the operator's words."""
+    lowered = message.lower()
+    for needle, words in (
+        ("not a database", f"is no SQLite file or is corrupt; {_CORRUPT_ADVICE}"),
+        ("malformed", f"is corrupt; {_CORRUPT_ADVICE}"),
+        ("disk is full", "the disk is full; nothing was stored, expected free space"),
+        ("readonly", "cannot be written, expected write access to the file and its folder"),
+        ("unable to open", "cannot be opened, expected write access to the file and its folder"),
+        ("locked", "another process holds it, expected one engine per store"),
+    ):
+        if needle in lowered:
+            return words
+    return message.splitlines()[0]
+
+
+def _engine(where: Path | str, *, read_only: bool) -> tuple[str, sa.Engine]:
+    if isinstance(where, str) and "://" in where:
+        url = sa.make_url(where)
+        place = f"store {url.render_as_string(hide_password=True)}"
+        if url.get_backend_name() != "sqlite":
+            return place, sa.create_engine(url)
+        path = Path(url.database or "")
+    else:
+        path = Path(where)
+        place = f"store {path}"
+    if read_only:
+        if not path.is_file():
+            raise StoreError(f"{place}: does not exist, expected a store to read")
+    else:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{place}: its folder cannot be made: {error.strerror}") from error
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
+        # Transactions are begun below, by name: the driver's own begin late and as readers.
+        connection.isolation_level = None
+        pragmas = ["foreign_keys = ON", f"busy_timeout = {_BUSY_TIMEOUT_MS}"]
+        if read_only:
+            pragmas.append("query_only = ON")
+        else:
+            pragmas += ["journal_mode = WAL", "synchronous = FULL"]
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return place, engine
+
+
+def _put(connection: sa.Connection, batch: Batch) -> None:
+    for ticket in batch.tickets:
+        _put_ticket(connection, ticket)
+    _insert(connection, _events, [_event_row(event) for event in batch.events])
+    _insert(connection, _outbox, [_message_row(m, batch.t) for m in batch.messages])
+    _insert(connection, _decisions, [_decision_row(d) for d in batch.decisions])
+    for camera, state in batch.rule_states.items():
+        _upsert(connection, _rule_state, {"camera": camera}, {"document": json.dumps(state)})
+    for (camera, scenario), kept in batch.scenario_states.items():
+        key = {"camera": camera, "scenario": scenario}
+        if kept is None:
+            c = _scenario_state.c
+            connection.execute(
+                _scenario_state.delete().where(c.camera == camera, c.scenario == scenario)
+            )
+        else:
+            _upsert(connection, _scenario_state, key, {"document": json.dumps(kept)})
+    for (user, command_id), reply in batch.commands.items():
+        key = {"user": user, "command_id": command_id}
+        _insert(connection, _commands, [key | {"t": batch.t, "reply": reply.model_dump_json()}])
+    for name, value in batch.meta.items():
+        _upsert(connection, _meta, {"key": name}, {"value": value})
+
+
+def _put_ticket(connection: sa.Connection, ticket: Ticket) -> None:
+    row = {
+        "id": ticket.id,
+        "version": ticket.version,
+        "state": ticket.state.value,
+        "condition": ticket.condition.value,
+        "scenario": ticket.scenario,
+        "camera": ticket.camera.id,
+        "subject": ticket.subject,
+        "grid": ticket.grid,
+        "severity": ticket.severity,
+        "outcome": ticket.dispose.outcome,
+        "simulated": ticket.simulated,
+        "raised_t": seconds(ticket.warn.raised),
+        "updated_t": seconds(ticket.updated),
+        "document": ticket.to_json(),
+    }
+    if ticket.version == 1:
+        known = sa.select(_tickets.c.version).where(_tickets.c.id == ticket.id)
+        found = connection.scalar(known)
+        if found is None:
+            connection.execute(_tickets.insert().values(row))
+            return
+    else:
+        before = ticket.version - 1
+        c = _tickets.c
+        update = _tickets.update().where(c.id == ticket.id, c.version == before).values(row)
+        if connection.execute(update).rowcount == 1:
+            return
+        found = connection.scalar(sa.select(c.version).where(c.id == ticket.id))
+    raise StoreError(
+        f"ticket {ticket.id}: is stored at version {found}, expected {ticket.version - 1 or None}"
+    )
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+def _upsert(
+    connection: sa.Connection, table: sa.Table, key: dict[str, str], values: dict[str, str]
+) -> None:
+    same = [table.c[name] == value for name, value in key.items()]
+    if connection.execute(table.update().where(*same).values(values)).rowcount == 0:
+        connection.execute(table.insert().values(key | values))
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "ticket_id": event.ticket_id,
+        "version": event.version,
+        "kind": event.kind,
+        "who": event.who,
+        "source": event.source,
+        "t": event.t,
+        "document": json.dumps(dict(event.document), ensure_ascii=False),
+    }
+
+
+def _message_row(message: Message, t: float) -> dict[str, Any]:
+    return {
+        "topic": message.topic,
+        "payload": message.payload,
+        "qos": message.qos,
+        "retain": message.retain,
+        "ticket_id": message.ticket_id,
+        "version": message.version,
+        "created_t": t,
+    }
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    return {
+        "t": decision.t,
+        "camera": decision.camera_id,
+        "scenario": decision.scenario,
+        "outcome": decision.outcome,
+        "code": decision.code,
+        "document": decision.model_dump_json(),
+    }
+
+
+def set_aside(path: Path) -> Path:
+    """Move a corrupt store and its journal out of the way; gives the new name. Only on an operator's explicit command.
+
+    Raises:
+        StoreError: if there is none or it cannot be moved.
+    """
+    if not path.is_file():
+        raise StoreError(f"store {path}: does not exist, expected a file to set aside")
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                source.rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise StoreError(f"store {path}: cannot be set aside: {error.strerror}") from error
+    return aside
