@@ -17,17 +17,17 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
-from alerts.dispatch import DispatchSettings
-from alerts.evidence import EvidenceSettings
-from alerts.mqtt import BrokerSettings
-from alerts.privacy import PrivacySettings
-from alerts.storm import StormSettings
-from pipeline.capture.health import HealthParameters
-from pipeline.capture.settings import StreamSettings, redact
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 
+from alerts.connection import BrokerSettings
+from alerts.dispatch import DispatchSettings
+from alerts.evidence import EvidenceSettings
+from alerts.privacy import PrivacySettings
+from alerts.storm import StormSettings
 from gridwatch.located_yaml import LocatedYaml, YamlPath, load_located
 from pipeline.analyse.scenario import ScenarioParameters, load_scenario, scenario_names
+from pipeline.capture.health import HealthParameters
+from pipeline.capture.settings import StreamSettings, redact
 from pipeline.exceptions import ConfigError, ScenarioError
 from pipeline.units import Settings
 

@@ -99,7 +99,7 @@ class _Builder:
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and _VARIABLE.search(node.value):
             return self._expand(node, path)
-        return self._constructor.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return self._constructor.construct_object(node, deep=True)
 
     def _mapping(self, node: yaml.MappingNode, path: YamlPath) -> dict[str, Any]:
         self._constructor.flatten_mapping(node)  # merge keys: `<<: *defaults`
@@ -136,13 +136,10 @@ class _Builder:
         quoted = node.style in ("'", '"')
         if quoted or (path and path[-1] in SECRET_KEYS):  # a password of digits stays text
             return expanded
-        plain = yaml.ScalarNode(
-            yaml.resolver.Resolver().resolve(yaml.ScalarNode, expanded, (True, False)),
-            expanded,
-            node.start_mark,
-            node.end_mark,
-        )
-        return self._constructor.construct_object(plain)  # type: ignore[no-untyped-call]
+        try:
+            return yaml.safe_load(expanded) if expanded else ""  # ${PORT} is a number
+        except yaml.YAMLError:
+            return expanded
 
     def _secret(self, name: str, path: YamlPath) -> str:
         secret = (self.file.parent / Path(name).expanduser()).resolve()

@@ -1,0 +1,180 @@
+"""The engine: wires analysis to the rules, for the live daemon and for the benchmark alike.
+
+It has no thread and no clock of its own. Whoever drives it hands it frames in order of time, one or several cameras at
+once, and gets what the rules made of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+import supervision as sv
+
+from alerts.rules import Change, RuleBook
+from gridwatch.config import CameraSettings, Config
+from pipeline.analyse.analyser import CameraAnalyser
+from pipeline.analyse.scenario import CameraContext, RuleParameters, load_scenario
+from pipeline.capture.health import CameraHealth, HealthParameters
+from pipeline.frame import Frame, Image
+from pipeline.observation import Json, Observation
+
+__all__ = ["HEALTH", "DetectorLike", "Engine", "Outcome"]
+
+log = structlog.get_logger(__name__)
+
+HEALTH = "camera_health"
+HEALTH_INTERVAL_S = 1.0  # a covered or turned camera is a matter of seconds, not of frames
+
+
+class DetectorLike(Protocol):
+    """What the engine needs of a detector; `pipeline.analyse.detector.Detector` is one."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Operating point by class."""
+
+    def detect(self, images: Sequence[Image]) -> list[sv.Detections]:
+        """Detections of each picture, in its pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one frame (or one interruption) led to.
+
+    Attributes:
+        camera_id: The camera.
+        t: Stream time in seconds.
+        frame: The picture; None for an interruption.
+        observations: What the scenarios said.
+        changes: What the rules made of it.
+    """
+
+    camera_id: str
+    t: float
+    frame: Frame | None
+    observations: Sequence[Observation]
+    changes: Sequence[Change]
+
+
+@dataclass(slots=True)
+class _Lane:
+    settings: CameraSettings
+    analyser: CameraAnalyser
+    health: CameraHealth | None
+    health_due_t: float = float("-inf")
+    missing_models: set[str] = field(default_factory=set)
+
+
+class Engine:
+    """All cameras of one host, from frames to alarms.
+
+    Args:
+        config: The site.
+        detectors: By model name; a model that could not be loaded is simply absent.
+        cameras: Which cameras to run; all enabled ones by default.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        detectors: Mapping[str, DetectorLike],
+        cameras: Iterable[CameraSettings] | None = None,
+    ) -> None:
+        self._detectors = detectors
+        self._lanes: dict[str, _Lane] = {}
+        timezone = config.timezone
+        chosen = [c for c in config.cameras if c.enabled] if cameras is None else list(cameras)
+        for camera in chosen:
+            context = CameraContext(camera.id, timezone)
+            scenarios = [
+                load_scenario(name)(context, parameters)
+                for name, parameters in camera.scenarios.items()
+            ]
+            thresholds = {name: detector.thresholds for name, detector in detectors.items()}
+            self._lanes[camera.id] = _Lane(
+                settings=camera,
+                analyser=CameraAnalyser(context, scenarios, thresholds),
+                health=CameraHealth(camera.id, camera.health) if camera.health else None,
+            )
+        self.rules = RuleBook(self._parameters_of)
+
+    @property
+    def camera_ids(self) -> list[str]:
+        """The cameras it runs."""
+        return list(self._lanes)
+
+    def rate_hz(self, camera_id: str, t: float) -> float:
+        """Frames per second that the camera's scenarios need from `t` on."""
+        return self._lanes[camera_id].analyser.rate_hz(t)
+
+    def step(self, frames: Sequence[Frame]) -> list[Outcome]:
+        """Analyse one frame each of some cameras, batching the inference across them.
+
+        Args:
+            frames: At most one per camera, each later than that camera's last.
+
+        Returns:
+            One outcome per frame, in the same order.
+        """
+        wanted: dict[str, list[int]] = defaultdict(list)
+        for index, frame in enumerate(frames):
+            for model in self._lanes[frame.camera_id].analyser.plan(frame):
+                if model in self._detectors:
+                    wanted[model].append(index)
+        results: list[dict[str, sv.Detections]] = [{} for _ in frames]
+        for model, indices in wanted.items():
+            found = self._detectors[model].detect([frames[i].image for i in indices])
+            for index, detections in zip(indices, found, strict=True):
+                results[index][model] = detections
+        return [self._judge(frame, result) for frame, result in zip(frames, results, strict=True)]
+
+    def interrupt(self, camera_id: str, t: float) -> Outcome:
+        """The camera's stream broke off at `t`: its conditions are unknown until it is back."""
+        lane = self._lanes[camera_id]
+        observations = lane.analyser.interrupt(t)
+        changes = [change for o in observations for change in self.rules.update(o)]
+        changes += self.rules.interrupt(camera_id, t)
+        return Outcome(camera_id, t, None, observations, changes)
+
+    def camera_silent(self, camera_id: str, t: float, reason: str) -> Outcome:
+        """No frame has come from the camera at `t`; call it about once a second while that lasts."""
+        health = self._lanes[camera_id].health
+        observations = health.silent(t, reason) if health is not None else []
+        changes = [change for o in observations for change in self.rules.update(o)]
+        changes += self.rules.advance(t, camera_id)
+        return Outcome(camera_id, t, None, observations, changes)
+
+    def state(self, camera_id: str) -> dict[str, dict[str, Json]]:
+        """What must survive a restart, by scenario; the rules' own state is `rules.snapshot`."""
+        lane = self._lanes[camera_id]
+        state = dict(lane.analyser.state())
+        if lane.health is not None:
+            state[HEALTH] = lane.health.state()
+        return state
+
+    def restore(self, camera_id: str, state: Mapping[str, dict[str, Json]]) -> None:
+        """Take back what `state` gave."""
+        lane = self._lanes[camera_id]
+        lane.analyser.restore({k: v for k, v in state.items() if k != HEALTH})
+        if lane.health is not None and HEALTH in state:
+            lane.health.restore(state[HEALTH])
+
+    def _judge(self, frame: Frame, results: Mapping[str, sv.Detections]) -> Outcome:
+        lane = self._lanes[frame.camera_id]
+        observations = list(lane.analyser.observe(frame, results))
+        if lane.health is not None and frame.t >= lane.health_due_t:
+            lane.health_due_t = frame.t + HEALTH_INTERVAL_S
+            observations += lane.health.observe(frame)
+        changes = [change for o in observations for change in self.rules.update(o)]
+        changes += self.rules.advance(frame.t, frame.camera_id)
+        return Outcome(frame.camera_id, frame.t, frame, observations, changes)
+
+    def _parameters_of(self, camera_id: str, scenario: str) -> RuleParameters:
+        settings = self._lanes[camera_id].settings
+        if scenario == HEALTH:
+            return settings.health or HealthParameters()
+        return settings.scenarios[scenario]
