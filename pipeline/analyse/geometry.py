@@ -1,0 +1,123 @@
+"""Boxes and polygons in relative coordinates: what of a box lies in a zone, and how far a box has moved.
+
+Boxes are ``x1, y1, x2, y2`` as fractions of the picture's width and height, so that they survive a camera that
+comes back with another resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from pipeline.observation import RelativeBox
+
+__all__ = [
+    "Boxes",
+    "Region",
+    "as_box",
+    "bottom_strip",
+    "box_area",
+    "box_shift",
+    "centre_patch",
+    "overlap_of_smaller",
+    "relative_boxes",
+    "share_covered",
+    "size_ratio",
+]
+
+Boxes = npt.NDArray[np.float64]
+"""(n, 4) float64, relative x1, y1, x2, y2."""
+
+
+def relative_boxes(xyxy: npt.NDArray[np.generic], width_px: int, height_px: int) -> Boxes:
+    """Relative boxes, (n, 4) float64 clipped to the picture, of (n, 4) boxes in pixels."""
+    pixels = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
+    scale = np.array([width_px, height_px, width_px, height_px], dtype=np.float64)
+    clipped: Boxes = np.clip(pixels / scale, 0.0, 1.0)
+    return clipped
+
+
+def as_box(row: npt.NDArray[np.float64] | Sequence[float]) -> RelativeBox:
+    """One row of boxes as a plain tuple."""
+    x1, y1, x2, y2 = (float(value) for value in row)
+    return x1, y1, x2, y2
+
+
+def box_area(box: RelativeBox) -> float:
+    """Share of the picture that the box takes, 0..1."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def bottom_strip(box: RelativeBox, share: float) -> RelativeBox:
+    """The lowest `share` of the box: where an object meets the ground, seen from the side."""
+    x1, y1, x2, y2 = box
+    return x1, y2 - share * (y2 - y1), x2, y2
+
+
+def centre_patch(box: RelativeBox, share: float) -> RelativeBox:
+    """The middle of the box, `share` of its width and height."""
+    x1, y1, x2, y2 = box
+    margin_x, margin_y = (1 - share) / 2 * (x2 - x1), (1 - share) / 2 * (y2 - y1)
+    return x1 + margin_x, y1 + margin_y, x2 - margin_x, y2 - margin_y
+
+
+def box_shift(a: RelativeBox, b: RelativeBox) -> float:
+    """Distance of the centres in box sizes: x in mean widths, y in mean heights, so that aspect does not matter."""
+    width = (a[2] - a[0] + b[2] - b[0]) / 2
+    height = (a[3] - a[1] + b[3] - b[1]) / 2
+    if width <= 0 or height <= 0:
+        return math.inf
+    dx = (b[0] + b[2] - a[0] - a[2]) / 2
+    dy = (b[1] + b[3] - a[1] - a[3]) / 2
+    return math.hypot(dx / width, dy / height)
+
+
+def size_ratio(a: RelativeBox, b: RelativeBox) -> float:
+    """Smaller area over larger area, 0..1."""
+    first, second = box_area(a), box_area(b)
+    return min(first, second) / max(first, second) if max(first, second) > 0 else 0.0
+
+
+def _intersection(a: RelativeBox, b: RelativeBox) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def share_covered(box: RelativeBox, by: RelativeBox) -> float:
+    """Share of `box` that lies under `by`, 0..1."""
+    area = box_area(box)
+    return _intersection(box, by) / area if area > 0 else 0.0
+
+
+def overlap_of_smaller(a: RelativeBox, b: RelativeBox) -> float:
+    """Intersection over the smaller of both areas, 0..1: high where one box lies in the other."""
+    smaller = min(box_area(a), box_area(b))
+    return _intersection(a, b) / smaller if smaller > 0 else 0.0
+
+
+class Region:
+    """A polygon in relative coordinates.
+
+    Args:
+        points: At least three (x, y) points; a valid polygon (see `pipeline.units.Polygon`).
+    """
+
+    __slots__ = ("_polygon",)
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        self._polygon = shapely.Polygon(points)
+        shapely.prepare(self._polygon)
+
+    def share(self, box: RelativeBox) -> float:
+        """Share of the box's area that lies inside, 0..1; a box without area counts by its corner."""
+        x1, y1, x2, y2 = box
+        area = box_area(box)
+        if area <= 0:
+            return float(shapely.contains_xy(self._polygon, x1, y1))
+        inside = shapely.area(shapely.intersection(self._polygon, shapely.box(x1, y1, x2, y2)))
+        return min(1.0, float(inside) / area)
