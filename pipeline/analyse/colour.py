@@ -124,7 +124,7 @@ _HUES: tuple[tuple[float, ColourName], ...] = (
     (345.0, ColourName("purple", "紫色", "purple")),
     (360.0, ColourName("red", "红色", "red")),
 )
-_GREYISH = 7.0  # below this C*ab people call a patch of water grey, black or white
+_GREYISH = 9.0  # below this C*ab people call a patch of water grey, black or white
 _DARKER = 8.0  # a change of L* that people see at once
 
 

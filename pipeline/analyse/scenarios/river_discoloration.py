@@ -223,8 +223,10 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             worst = comparison.delta[patch.cells]
             strength = float(np.median(worst / comparison.threshold[patch.cells]))
             excess = min(excess, strength)
-            now = linear_to_lab(np.exp(np.median(comparison.water[patch.cells], axis=0)))
-            usual = linear_to_lab(np.exp(np.median(comparison.normal.water[patch.cells], axis=0)))
+            # Where a plume is thickest it shows its own colour, not the water's.
+            core = patch.cells & (comparison.delta >= np.median(worst))
+            now = linear_to_lab(np.exp(np.median(comparison.water[core], axis=0)))
+            usual = linear_to_lab(np.exp(np.median(comparison.normal.water[core], axis=0)))
             name = name_water_colour(now, usual)
             level = np.clip(lab_to_linear(now), 0, 1)
             detail |= {
@@ -270,7 +272,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         dry, _ = self._dry.sample(image)
         if np.nanmedian(dry) < DARKEST and np.nanmedian(water) < DARKEST:
             return None, "too_dark"
-        usable = ((dry > DARKEST) & (dry < CLIPPED)).all(axis=1)
+        usable = np.asarray(((dry > DARKEST) & (dry < CLIPPED)).all(axis=1), bool)
         if usable.sum() < min(3, len(self._dry)):
             return None, "no_light_measure"
         floor = DARKEST / 8  # a level of zero still has a logarithm
@@ -465,7 +467,7 @@ def _water_mask(scene: Scene) -> Bools | None:
     detections = scene.detections
     if detections is None or detections.mask is None or len(detections) == 0:
         return None
-    return np.asarray(detections.mask).any(axis=0)
+    return np.asarray(np.asarray(detections.mask).any(axis=0), bool)
 
 
 def _log_gain(reading: _Reading, reference: Floats) -> Floats:
