@@ -128,22 +128,11 @@ def suppress(xyxy: _Floats, confidence: _Floats, iou: float) -> npt.NDArray[np.i
     Returns:
         Indices of the kept boxes, strongest first.
     """
-    order = np.argsort(-confidence, kind="stable")
-    x1, y1, x2, y2 = xyxy[order].T
-    area = (x2 - x1) * (y2 - y1)
-    alive = np.ones(len(order), np.bool_)
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        rest = i + 1 + np.flatnonzero(alive[i + 1 :])
-        if not len(rest):
-            break
-        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
-        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
-        shared = np.maximum(width, 0) * np.maximum(height, 0)
-        alive[rest[shared > iou * (area[i] + area[rest] - shared)]] = False
-    kept: npt.NDArray[np.int64] = order[alive]
-    return kept
+    corner, size = xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]
+    # As lists: OpenCV's binding takes arrays several times slower; either beats NumPy by far.
+    boxes = np.concatenate([corner, size], axis=1).tolist()
+    kept = cv2.dnn.NMSBoxes(boxes, confidence.tolist(), 0.0, iou)
+    return np.array(kept, dtype=np.int64).ravel()
 
 
 class Detector:

@@ -53,7 +53,7 @@ class WeightsEntry(Settings):
         classes: Names in the order of the model's outputs.
         thresholds: Operating point per class; `DEFAULT_THRESHOLD` where none is named.
         floor: Detections below this confidence are dropped; what lies between it and the operating point only helps
-            tracking. Default: 0.1, or the lowest operating point if that is lower.
+            tracking. Default: 0.1, or the lowest operating point if that is lower or if the task is ``segment``.
         nms_iou: IoU above which the weaker of two boxes is suppressed (``yolo`` only).
         agnostic_nms: Whether boxes of different classes suppress each other too.
         licence: SPDX expression.
@@ -105,7 +105,8 @@ class WeightsEntry(Settings):
         """Confidence below which nothing leaves the detector."""
         if self.floor is not None:
             return self.floor
-        return min(BYTETRACK_FLOOR, *self.operating_points.values())
+        lowest = min(self.operating_points.values())
+        return lowest if self.task == "segment" else min(BYTETRACK_FLOOR, lowest)
 
 
 def package_registry() -> Path:
