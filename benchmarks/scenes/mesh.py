@@ -42,7 +42,7 @@ class Material:
     glass: float = 0.0
     """Share of light let through, 0..1."""
     pattern: str = "plain"
-    """Procedural texture: plain, brushed, wood, tiles, speckle, asphalt, grass, bricks."""
+    """Procedural texture: plain, brushed, wood, tiles, wall_tiles, planks, bricks, speckle, asphalt, grass."""
     scale: float = 1.0
     """Size of the pattern's feature, in metres."""
 
