@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A real RTSP server (GStreamer's gst-rtsp-server) that serves MP4 files in a loop without encoding.
 
 As a fixture::
@@ -12,7 +11,7 @@ From the command line, with the system's Python::
 
     python tests/rtsp.py --port 8554 cam1=one.mp4 cam2=two.mp4
 
-GStreamer's bindings belong to the system's Python, not to a virtual environment, so the server always runs as a process of its own.
+GStreamer's bindings belong to the system's Python, not to a virtual environment: the server is a process of its own.
 Debian: gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad python3-gi.
 """
 
@@ -30,7 +29,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -80,7 +79,9 @@ class RtspServer:
 
     def url(self, name: str, *, login: bool = True) -> str:
         """Address of a mount point, with the login if there is one."""
-        who = "".join(f"{quote(self._login[0], safe='')}:{quote(self._login[1], safe='')}@") if login and self._login else ""  # fmt: skip
+        who = ""
+        if login and self._login:
+            who = ":".join(quote(part, safe="") for part in self._login) + "@"
         return f"rtsp://{who}{HOST}:{self.port}/{name}"
 
     @property
@@ -128,7 +129,7 @@ class RtspServer:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
 
-    def __enter__(self) -> RtspServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -164,14 +165,14 @@ def serve(port: int, mounts: dict[str, str], user: str | None, password: str) ->
                 "! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency )"
             )
 
-        def do_configure(self, media: Any) -> None:
+        def do_configure(self, media: Any) -> None:  # noqa: ANN401 - gi ships no types
             source = media.get_element().get_child_by_name("source")
             source.set_property("caps", self.caps)
             stopped = threading.Event()
             media.connect("unprepared", lambda _media: stopped.set())
             threading.Thread(target=self.push, args=(source, stopped), daemon=True).start()
 
-        def push(self, source: Any, stopped: threading.Event) -> None:
+        def push(self, source: Any, stopped: threading.Event) -> None:  # noqa: ANN401 - the same
             start = time.monotonic()
             turn = 0
             while not stopped.is_set():
@@ -201,7 +202,9 @@ def serve(port: int, mounts: dict[str, str], user: str | None, password: str) ->
     for name, path in mounts.items():
         factory = Looped(path)
         if user is not None:
-            role = Gst.Structure.new_from_string("viewer,media.factory.access=true,media.factory.construct=true")  # fmt: skip
+            role = Gst.Structure.new_from_string(
+                "viewer, media.factory.access=(boolean)true, media.factory.construct=(boolean)true"
+            )
             permissions = GstRtspServer.RTSPPermissions()
             permissions.add_role_from_structure(role)
             factory.set_permissions(permissions)
@@ -212,8 +215,8 @@ def serve(port: int, mounts: dict[str, str], user: str | None, password: str) ->
     GLib.MainLoop().run()
 
 
-def load(gst: Any, path: str) -> tuple[list[tuple[bytes, int, int, int, Any]], Any, int]:
-    """All H.264 packets of a file in memory: (data, pts, dts, duration in ns, flags), their caps, their length in ns."""
+def load(gst: Any, path: str) -> tuple[list[tuple[bytes, int, int, int, Any]], Any, int]:  # noqa: ANN401
+    """All H.264 packets of a file: (data, pts, dts, duration in ns, flags) each, their caps, their length in ns."""
     pipeline = gst.parse_launch(
         f'filesrc location="{path}" ! qtdemux ! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au '
         "! appsink name=sink sync=false max-buffers=0"
@@ -256,7 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     mounts = dict(mount.partition("=")[::2] for mount in arguments.mounts)
     if "gi" not in sys.modules and sys.executable != SYSTEM_PYTHON and Path(SYSTEM_PYTHON).exists():
-        os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])
+        os.execv(SYSTEM_PYTHON, [SYSTEM_PYTHON, *sys.argv])  # noqa: S606 - our own file
     serve(arguments.port, mounts, arguments.user, os.environ.get("RTSP_PASSWORD", ""))
 
 

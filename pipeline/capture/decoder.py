@@ -175,6 +175,7 @@ class AvDecoder:
         self.corrupt = 0
         self._context = stream.codec_context
         self._reformatter = VideoReformatter()
+        self._stamps = _Stamps()
         self._needs_key = True
         self._waited = 0
 
@@ -225,13 +226,37 @@ class AvDecoder:
             if frame.is_corrupt:
                 self.corrupt += 1
                 continue
-            stamp = frame.pts if frame.pts is not None else frame.dts
+            stamp = self._stamps.choose(frame.pts, frame.dts)
             base = frame.time_base
             pts_s = float(stamp * base) if stamp is not None and base else None
             scaled = partial(_convert, frame, self._reformatter)
             full_size = partial(_convert, frame, VideoReformatter(), None)
             pictures.append(Picture(pts_s, bool(frame.key_frame), scaled, full_size))
         return pictures
+
+
+class _Stamps:
+    """Chooses between a picture's PTS and DTS by which of them has gone back less often.
+
+    As FFmpeg's ``best_effort_timestamp`` does, which PyAV does not show: AVI files with packed B-frames have wrong PTS.
+    """
+
+    def __init__(self) -> None:
+        self._last_pts = self._last_dts = float("-inf")
+        self._faulty_pts = self._faulty_dts = 0
+
+    def choose(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        return (
+            pts
+            if dts is None or (pts is not None and self._faulty_pts <= self._faulty_dts)
+            else dts
+        )
 
 
 # Display matrix angles count counter-clockwise.

@@ -70,7 +70,7 @@ class PacketRing:
     The packets are copied, so that a closed connection's memory is never touched. Safe for one writer and any readers.
 
     Args:
-        seconds: How far back it reaches at least, if the bytes allow; it drops whole groups and so begins with a key frame.
+        seconds: How far back it reaches at least, if the bytes allow; it drops whole groups of pictures.
         max_bytes: Bound on the packets' bytes.
     """
 

@@ -134,7 +134,7 @@ class AvSource:
         except CaptureError:
             self._container.close()
             raise
-        # One thread per decoder: a native crash is then this camera's, and dozens of cameras make no hundreds of threads.
+        # One thread per decoder: a native crash is then this camera's, and dozens of cameras stay dozens of threads.
         self._stream.codec_context.thread_count = 1
         self._stream.codec_context.thread_type = "NONE"
         self._stamped = self._container.format.name not in STAMPLESS_FORMATS

@@ -109,6 +109,7 @@ class FileTimeline:
         self._offset_s: float | None = None
         self._last_t: float | None = None
         self._last_pts_s: float | None = None
+        self._unstamped = 0
         self._measured = False
 
     def packet(self, pts_s: float | None, now: float) -> float:  # noqa: ARG002
@@ -120,25 +121,25 @@ class FileTimeline:
     def frame(self, pts_s: float | None, now: float) -> float:  # noqa: ARG002
         """Stream time of the next picture."""
         last = self._last_t
-        expected = self._start_t if last is None else last + self._interval_s
-        t = expected
+        t = expected = self._start_t if last is None else last + self._interval_s
+        self._unstamped += 1
         if pts_s is not None:
             if self._offset_s is None:
                 self._offset_s = expected - pts_s
-            t = self._offset_s + pts_s
-            if last is not None and self._broken(t - last):
-                t = expected
-                self._offset_s = expected - pts_s
             elif self._last_pts_s is not None:
-                self._measure(pts_s - self._last_pts_s)
-        elif self._offset_s is not None:
-            self._offset_s = None  # the next stamp continues from the estimate
-        self._last_pts_s = pts_s
+                step_s = pts_s - self._last_pts_s
+                if self._is_broken(step_s):
+                    self._offset_s = expected - pts_s
+                elif step_s > 0:
+                    self._measure(step_s / self._unstamped)
+            t = self._offset_s + pts_s
+            self._last_pts_s, self._unstamped = pts_s, 0
         self._last_t = t if last is None else max(t, last + TICK_S)
         return self._last_t
 
-    def _broken(self, step_s: float) -> bool:
-        return step_s <= 0 or (
+    def _is_broken(self, step_s: float) -> bool:
+        # A small step back is disorder that the next stamps make good; more is a counter that began anew.
+        return step_s < -MAX_DRIFT_S or (
             step_s > MAX_FILE_GAP_S and step_s > MAX_FILE_GAP_INTERVALS * self._interval_s
         )
 
