@@ -9,13 +9,13 @@ from importlib.metadata import entry_points
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import supervision as sv
-from pydantic import Field
 
 from pipeline.analyse.motion import Motion
 from pipeline.exceptions import ScenarioError
 from pipeline.frame import Frame
 from pipeline.observation import Json, Observation
-from pipeline.units import Duration, Settings, TimeWindow
+from pipeline.rule_parameters import RuleParameters
+from pipeline.units import TimeWindow
 
 __all__ = [
     "CameraContext",
@@ -31,24 +31,6 @@ __all__ = [
 
 Severity = Literal["minor", "major", "critical"]
 ENTRY_POINT_GROUP = "gridwatch.scenarios"
-
-
-class RuleParameters(Settings):
-    """How the debounced rule turns observations into alarms; all times in seconds of stream time.
-
-    Attributes:
-        raise_after: The condition must have held this long.
-        min_ratio: ... for at least this share of the known time since it first held, weighted by time.
-        clear_after: The condition must have been clear this long before the alarm ends.
-        cooldown: After an alarm's end the same subject raises none for this long.
-        max_gap: Unknown time up to this freezes a dwell; longer, and the dwell starts again.
-    """
-
-    raise_after: Duration = 3.0
-    min_ratio: float = Field(default=0.6, gt=0, le=1)
-    clear_after: Duration = 10.0
-    cooldown: Duration = 60.0
-    max_gap: Duration = 10.0
 
 
 class ScenarioParameters(RuleParameters):
