@@ -165,6 +165,11 @@ class Detector:
         blank = np.zeros((1, 3, *entry.input_px), self._dtype)
         check_outputs(entry, [output.shape for output in self._run(blank)])
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Operating point by class."""
+        return self.entry.operating_points
+
     def detect(self, images: Sequence[Image]) -> list[sv.Detections]:
         """Detections in each picture, strongest first, none below the entry's floor.
 

@@ -108,8 +108,10 @@ class MotionGate:
 
 
 def _shrink(image: Image) -> _Grey:
-    """(h, w, 3) uint8 BGR → (h', 160) float32 grey, each pixel the mean of its area."""
+    """(h, w, 3) uint8 BGR → (h', 160) float32 grey, each pixel the mean of 16 of its area."""
     height = max(round(WIDTH_PX * image.shape[0] / image.shape[1]), 3)
+    # A third of the cost of the mean over all pixels; 16 are enough against noise.
+    image = cv2.resize(image, (2 * WIDTH_PX, 2 * height), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(image, (WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     grey: _Grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
     return grey

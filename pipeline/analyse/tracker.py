@@ -142,6 +142,12 @@ class Tracker:
             self._held_s += t - self._t
             self._t = t
 
+    def reset(self) -> None:
+        """Forget all tracks; ids go on, so that none ever means two objects."""
+        self._groups.clear()
+        self._ids.clear()
+        self._votes.clear()
+
     def _associate(
         self,
         group: str,
