@@ -22,12 +22,12 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from alerts.rules import Decision
+from alerts.rules import AlarmKey, Decision
 from alerts.tickets import OPEN_STATES, Reply, Ticket, TicketState, seconds
 from pipeline.exceptions import StoreError
 from pipeline.observation import Json
 
-__all__ = ["Batch", "Event", "Message", "OutboxRow", "Store", "set_aside"]
+__all__ = ["AlarmRow", "Batch", "Event", "Message", "OutboxRow", "Store", "set_aside"]
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,9 @@ _events = sa.Table(
     "events",
     _metadata,
     sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("ticket_id", sa.ForeignKey("tickets.id"), nullable=False, index=True),
+    sa.Column(
+        "ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE"), index=True, nullable=False
+    ),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("kind", sa.String(32), nullable=False),
     sa.Column("who", sa.String(64), nullable=False),
@@ -120,6 +122,15 @@ _scenario_state = sa.Table(
     sa.Column("scenario", sa.String(64), primary_key=True),
     sa.Column("document", sa.Text, nullable=False),
 )
+_alarms = sa.Table(
+    "alarms",
+    _metadata,
+    sa.Column("camera", sa.String(64), primary_key=True),
+    sa.Column("scenario", sa.String(64), primary_key=True),
+    sa.Column("subject", sa.String(255), primary_key=True),
+    sa.Column("ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE")),
+    sa.Column("document", sa.Text, nullable=False),
+)
 _commands = sa.Table(
     "commands",
     _metadata,
@@ -134,12 +145,16 @@ _meta = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
-for _verb in ("UPDATE", "DELETE"):
+for _verb, _when in (
+    ("UPDATE", ""),
+    # Only together with their ticket, when its time has come.
+    ("DELETE", "WHEN EXISTS (SELECT 1 FROM tickets WHERE id = OLD.ticket_id) "),
+):
     sa.event.listen(
         _events,
         "after_create",
         sa.DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER events_no_{_verb.lower()} BEFORE {_verb} ON events "
+            f"CREATE TRIGGER events_no_{_verb.lower()} BEFORE {_verb} ON events {_when}"
             "BEGIN SELECT RAISE(ABORT, 'events are never rewritten'); END"
         ).execute_if(dialect="sqlite"),
     )
@@ -188,12 +203,25 @@ class OutboxRow:
     created_t: float
 
 
+@dataclass(frozen=True, slots=True)
+class AlarmRow:
+    """An open alarm: the ticket it belongs to, or None while storm control holds it back.
+
+    Attributes:
+        document: The change that raised it, where it is held back.
+    """
+
+    ticket_id: str | None
+    document: dict[str, Json] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Batch:
     """All that must be stored together or not at all, at time `t`.
 
     Attributes:
-        tickets: New ones (version 1) and next versions, each at most once.
+        tickets: New ones (version 1) and next versions, in order.
+        alarms: Open alarms that are new or changed; None removes one that has ended.
         rule_states: Snapshot of the rules per camera id.
         scenario_states: Per (camera id, scenario); None removes it.
         commands: Answered commands by (user, command id).
@@ -206,6 +234,7 @@ class Batch:
     decisions: list[Decision] = field(default_factory=list)
     rule_states: dict[str, dict[str, Json]] = field(default_factory=dict)
     scenario_states: dict[tuple[str, str], dict[str, Json] | None] = field(default_factory=dict)
+    alarms: dict[AlarmKey, AlarmRow | None] = field(default_factory=dict)
     commands: dict[tuple[str, str], Reply] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
 
@@ -290,12 +319,22 @@ class Store:
         decisions_s: float = 30 * 86400.0,
         decisions_rows: int = 200_000,
         commands_s: float = 7 * 86400.0,
+        disposed_s: float | None = None,
     ) -> Future[int]:
-        """Delete what is older than this before `t`; gives the number of rows. Tickets and events are never deleted."""
+        """Delete what is older than this before `t`; gives the number of rows, without those of the events.
+
+        Args:
+            t: Seconds since the epoch.
+            published_s: Messages that the broker has confirmed.
+            decisions_s: Decision records.
+            decisions_rows: At most so many decision records are kept.
+            commands_s: Answers to commands; a repeat after that is a new command.
+            disposed_s: Disposed tickets with their events, since their last change; None keeps them for ever.
+        """
 
         def work(connection: sa.Connection) -> int:
             newest = connection.scalar(sa.select(sa.func.max(_decisions.c.seq))) or 0
-            deletions = (
+            deletions = [
                 _outbox.delete().where(_outbox.c.published_t < t - published_s),
                 _decisions.delete().where(
                     sa.or_(
@@ -304,7 +343,14 @@ class Store:
                     )
                 ),
                 _commands.delete().where(_commands.c.t < t - commands_s),
-            )
+            ]
+            if disposed_s is not None:
+                c = _tickets.c
+                deletions.append(
+                    _tickets.delete().where(
+                        c.state == TicketState.DISPOSED.value, c.updated_t < t - disposed_s
+                    )
+                )
             return sum(connection.execute(deletion).rowcount for deletion in deletions)
 
         return self._submit(work)
@@ -444,6 +490,13 @@ class Store:
         """The scenarios' states by (camera id, scenario)."""
         rows = self._read(sa.select(_scenario_state))
         return {(r.camera, r.scenario): json.loads(r.document) for r in rows}
+
+    def alarms(self) -> dict[AlarmKey, AlarmRow]:
+        """All open alarms."""
+        return {
+            AlarmKey(r.camera, r.scenario, r.subject): AlarmRow(r.ticket_id, json.loads(r.document))
+            for r in self._read(sa.select(_alarms))
+        }
 
     def reply(self, user: str, command_id: str) -> Reply | None:
         """How a command was answered, if it was."""
@@ -655,6 +708,7 @@ def _put(connection: sa.Connection, batch: Batch) -> None:
             )
         else:
             _upsert(connection, _scenario_state, key, {"document": json.dumps(kept)})
+    _put_alarms(connection, batch.alarms)
     for (user, command_id), reply in batch.commands.items():
         key = {"user": user, "command_id": command_id}
         _insert(connection, _commands, [key | {"t": batch.t, "reply": reply.model_dump_json()}])
@@ -695,6 +749,35 @@ def _put_ticket(connection: sa.Connection, ticket: Ticket) -> None:
     raise StoreError(
         f"ticket {ticket.id}: is stored at version {found}, expected {ticket.version - 1 or None}"
     )
+
+
+def _put_alarms(connection: sa.Connection, alarms: Mapping[AlarmKey, AlarmRow | None]) -> None:
+    if not alarms:
+        return
+    c = _alarms.c
+    connection.execute(
+        _alarms.delete().where(
+            c.camera == sa.bindparam("its_camera"),
+            c.scenario == sa.bindparam("its_scenario"),
+            c.subject == sa.bindparam("its_subject"),
+        ),
+        [
+            {"its_camera": key.camera_id, "its_scenario": key.scenario, "its_subject": key.subject}
+            for key in alarms
+        ],
+    )
+    rows = [
+        {
+            "camera": key.camera_id,
+            "scenario": key.scenario,
+            "subject": key.subject,
+            "ticket_id": row.ticket_id,
+            "document": json.dumps(row.document),
+        }
+        for key, row in alarms.items()
+        if row is not None
+    ]
+    _insert(connection, _alarms, rows)
 
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
