@@ -27,6 +27,7 @@ AnyScenario: TypeAlias = Scenario[Any]
 
 MAX_FAILURES = 3  # in a row: one may be a freak of the picture, three are a defect
 EARLY = 0.25  # of a period by which a frame may come early; live frames are never exactly on time
+STILL_LOOKS = 2  # once motion has ceased: the first shows what has come to rest, the second gives it its track
 LOST_S = 5.0  # an object behind a passing van keeps its track
 LOST_LOOKS = 3.0  # ... but at a low rate it must be missed some times before it counts as lost
 
@@ -49,6 +50,7 @@ class _Sight:
     tracker: Tracker
     detections: sv.Detections | None = None
     t: float = -math.inf
+    still_looks: int = 0  # since anything moved
 
 
 class CameraAnalyser:
@@ -61,7 +63,7 @@ class CameraAnalyser:
         observations = analyser.observe(frame, results)
 
     The motion gate skips inference, never observation: while nothing moves the last result stands and is refreshed at
-    least every half `raise_after`, and once after motion has ceased. A scenario that fails three times in a row is
+    least every half `raise_after`, and twice after motion has ceased. A scenario that fails three times in a row is
     switched off; the others go on.
 
     Args:
@@ -109,7 +111,7 @@ class CameraAnalyser:
         picture = frame.epoch, frame.height_px, frame.width_px
         if picture != self._picture:  # another view: what was seen before says nothing about it
             for sight in self._sights.values():
-                sight.detections, sight.t = None, -math.inf
+                sight.detections, sight.t, sight.still_looks = None, -math.inf, 0
                 if self._picture is not None and picture[1:] != self._picture[1:]:
                     sight.tracker.reset()
             self._picture = picture
@@ -207,7 +209,7 @@ class CameraAnalyser:
         sight = self._sights.get(model)
         if sight is None or sight.detections is None:
             return True
-        if sight.t <= self._moved_t:  # moving, or the first still frame after it
+        if sight.t <= self._moved_t or sight.still_looks < STILL_LOOKS:
             return True
         need = self._need(r, t)
         # Waiting for the next frame must not make the result older than half the dwell.
@@ -222,6 +224,8 @@ class CameraAnalyser:
             lost_s = max(LOST_S, LOST_LOOKS * slowest_s)
             self._sights[model] = _Sight(Tracker(self._thresholds.get(model, {}), lost_s=lost_s))
         sight = self._sights[model]
+        known = sight.still_looks if sight.t > self._moved_t else 0
+        sight.still_looks = known + (t > self._moved_t)
         sight.detections, sight.t = sight.tracker.update(detections, t), t
 
     def _scene(self, scenario: AnyScenario, frame: Frame, motion: Motion) -> Scene:
