@@ -29,6 +29,8 @@ NOISE = 1.0
 SAME_MOMENT_S = 0.3
 # Five pictures are the least in which three have a neighbour that is not the one beside them.
 LEAST_PATCHES = 5
+# A line through fewer would follow the flicker itself.
+LEAST_FOR_TREND = 12
 # Crossings of the mean within the noise are none.
 CROSSING_LEVELS = 4.0
 
@@ -88,7 +90,7 @@ def measure_dynamics(
     values = np.stack(patches).astype(np.float64).reshape(count, -1)
     level = np.maximum(np.asarray(levels, np.float64), 1.0)
     values *= np.clip(np.median(level) / level, 0.8, 1.25)[:, None]
-    values -= _trend(t, values)
+    values -= _trend(t, values) if count >= LEAST_FOR_TREND else values.mean(axis=0)
 
     spread = values.std(axis=0)
     lively = spread >= np.quantile(spread, 0.75)

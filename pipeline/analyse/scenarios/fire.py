@@ -72,6 +72,7 @@ NEW_WEIGHT = (
     -1.5
 )  # until it was seen three times: single-frame flukes are the commonest error of a detector
 LEAST_SIGHTINGS = 3
+UNMEASURED_WEIGHT = -1.5  # before its dynamics are known, only a sure detection counts
 
 # Energy in levels at which a patch begins to live and lives fully. Lamps under codec noise stay below 3, flames in CCTV
 # show 10 to 60; smoke is faint and soft.
@@ -428,7 +429,9 @@ class Fire(Scenario[FireParameters]):
         terms = {"detector": _logit(confidence) - _logit(suspect.threshold)}
         if seen < LEAST_SIGHTINGS:
             terms["new"] = NEW_WEIGHT
-        if lively is not None:
+        if lively is None:
+            terms["unmeasured"] = UNMEASURED_WEIGHT
+        else:
             terms["dynamics"] = STILL_WEIGHT + (LIVELY_WEIGHT - STILL_WEIGHT) * lively
         if grown:
             terms["growth"] = GROWTH_WEIGHT
