@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -84,27 +85,43 @@ def _period(rate_hz: float) -> float:
 
 
 class KeyframeMeter:
-    """Measures the time between key frames."""
+    """Measures a stream group by group: the time between key frames, and the rate that its reference frames give."""
 
     # Encoders vary the interval; the longest of the recent ones is what a rule must live with.
     RECENT = 5
 
     def __init__(self) -> None:
         self._intervals: deque[float] = deque(maxlen=self.RECENT)
-        self._last_key_t: float | None = None
+        self._key_t: float | None = None
         self._now_t: float | None = None
+        self._packets = 0
+        self._pictures = 0
+        self._levels: set[DecodeLevel] = set()
+        self._packet_rate_hz: float | None = None
+        self._reference_rate_hz: float | None = None
 
     def packet(self, t: float, *, keyframe: bool) -> None:
         """Take note of a packet at stream time `t`."""
         self._now_t = t
         if keyframe:
-            if self._last_key_t is not None and t > self._last_key_t:
-                self._intervals.append(t - self._last_key_t)
-            self._last_key_t = t
+            if self._key_t is not None and t > self._key_t:
+                self._intervals.append(t - self._key_t)
+                self._packet_rate_hz = self._packets / (t - self._key_t)
+                if self._levels == {DecodeLevel.REFERENCE}:
+                    self._reference_rate_hz = self._pictures / (t - self._key_t)
+            self._key_t = t
+            self._packets = self._pictures = 0
+            self._levels.clear()
+        self._packets += 1
+
+    def decoded(self, level: DecodeLevel, pictures: int) -> None:
+        """Take note of how many pictures the decoder gave for that packet at `level`."""
+        self._levels.add(level)
+        self._pictures += pictures
 
     def restart(self) -> None:
         """The stream begins anew; what was measured still stands."""
-        self._last_key_t = self._now_t = None
+        self._key_t = self._now_t = None
 
     @property
     def interval_s(self) -> float | None:
@@ -112,9 +129,22 @@ class KeyframeMeter:
         if not self._intervals:
             return None
         longest = max(self._intervals)
-        if self._last_key_t is not None and self._now_t is not None:
-            longest = max(longest, self._now_t - self._last_key_t)
+        if self._key_t is not None and self._now_t is not None:
+            longest = max(longest, self._now_t - self._key_t)
         return longest
+
+    def level(self, period_s: float) -> DecodeLevel:
+        """The cheapest level that gives a picture every `period_s` seconds."""
+        interval_s = self.interval_s
+        # Five per cent for jitter: a camera set to one key frame a second means it, even where it measures 1.004 s.
+        if interval_s is not None and interval_s <= period_s * 1.05:
+            return DecodeLevel.KEYFRAMES
+        # Until it is measured, half the pictures are taken to be reference frames; a wrong guess lasts for one group.
+        guess_hz = None if self._packet_rate_hz is None else self._packet_rate_hz / 2
+        reference_hz = self._reference_rate_hz or guess_hz
+        if reference_hz is not None and reference_hz * period_s >= 1.0:
+            return DecodeLevel.REFERENCE
+        return DecodeLevel.ALL
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +204,8 @@ class AvDecoder:
     def __init__(self, stream: VideoStream) -> None:
         self.corrupt = 0
         self._context = stream.codec_context
+        # Of the stream, not the frame: PyAV leaves it out of frames that are drained.
+        self._time_base = stream.time_base or Fraction(1, 1)
         self._reformatter = VideoReformatter()
         self._stamps = _Stamps()
         self._needs_key = True
@@ -227,8 +259,7 @@ class AvDecoder:
                 self.corrupt += 1
                 continue
             stamp = self._stamps.choose(frame.pts, frame.dts)
-            base = frame.time_base
-            pts_s = float(stamp * base) if stamp is not None and base else None
+            pts_s = None if stamp is None else float(stamp * self._time_base)
             scaled = partial(_convert, frame, self._reformatter)
             full_size = partial(_convert, frame, VideoReformatter(), None)
             pictures.append(Picture(pts_s, bool(frame.key_frame), scaled, full_size))

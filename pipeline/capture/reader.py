@@ -377,8 +377,9 @@ class CameraReader:
                 if not self.settings.live and not self._virtual:
                     self._wait_until(t)
                 continue
-            self._level = self._choose_level()
+            self._level = self._meter.level(self._sampler.period_s)
             pictures = decoder.decode(packet, self._level, wanted=self._sampler.is_due(t))
+            self._meter.decoded(self._level, len(pictures))
             counters.corrupt += decoder.corrupt - known_corrupt
             known_corrupt = decoder.corrupt
             if pictures:
@@ -390,13 +391,6 @@ class CameraReader:
                     raise CaptureError(
                         f"{self._place}: packets arrive, but none of them could be decoded"
                     )
-
-    def _choose_level(self) -> DecodeLevel:
-        interval_s = self._meter.interval_s
-        # Five per cent for jitter: a camera set to one key frame a second means it, even where it measures 1.004 s.
-        if interval_s is not None and interval_s <= self._sampler.period_s * 1.05:
-            return DecodeLevel.KEYFRAMES
-        return DecodeLevel.ALL
 
     def _deliver(self, pictures: list[Picture], arrived_s: float, now: float) -> None:
         timeline = self._timeline

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import av
 import structlog
@@ -111,13 +115,17 @@ class AvSource:
     """
 
     def __init__(self, settings: StreamSettings, url: str) -> None:
+        self._url = url
         self._place = redact(url)
         self._read_timeout_s = settings.read_timeout
         self._live = is_live(url)
+        started_s = time.monotonic()
         try:
             self._container = self._open(settings, url)
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
-            raise _capture_error(self._place, error, settings.open_timeout, opening=True) from None
+            if self._live and time.monotonic() - started_s >= settings.open_timeout:
+                error = TimeoutError()  # FFmpeg calls an interrupted RTSP handshake invalid data
+            raise _capture_error(url, error, settings.open_timeout, opening=True) from None
         try:
             self._stream: VideoStream = self._container.streams.video[0]
             if self._stream.codec_context is None:
@@ -152,10 +160,9 @@ class AvSource:
         if url.lower().startswith(("rtsp://", "rtsps://")):
             options["rtsp_transport"] = settings.transport
             options["allowed_media_types"] = "video"
-            # Socket time-out in µs: also bounds what PyAV's interrupt does not cover, such as the goodbye.
-            options["timeout"] = str(int(settings.read_timeout * 1e6))
+            options["timeout"] = _socket_timeout(settings)
         elif self._live and not is_device(url):
-            options["rw_timeout"] = str(int(settings.read_timeout * 1e6))
+            options["rw_timeout"] = _socket_timeout(settings)
         accelerator = None
         if settings.hwaccel is not None:
             try:
@@ -201,7 +208,7 @@ class AvSource:
                 )
                 yield StreamPacket(raw, pts_s, raw.size, raw.is_keyframe, raw.is_corrupt)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise _capture_error(self._place, error, self._read_timeout_s, opening=False) from None
+            raise _capture_error(self._url, error, self._read_timeout_s, opening=False) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -260,11 +267,16 @@ class PictureSource:
         """Nothing is held open."""
 
 
+def _socket_timeout(settings: StreamSettings) -> str:
+    """In µs, above PyAV's own time-outs, which say what happened; bounds what they leave out, such as the goodbye."""
+    return str(int((max(settings.open_timeout, settings.read_timeout) + 1.0) * 1e6))
+
+
 def _capture_error(
-    place: str, error: BaseException, timeout_s: float, *, opening: bool
+    url: str, error: BaseException, timeout_s: float, *, opening: bool
 ) -> CaptureError:
     """FFmpeg's error in words for the operator; its own text is not used, for it may quote the address."""
-    doing = "connecting" if opening else "reading"
+    place = redact(url)
     match error:
         case av.HTTPUnauthorizedError() | av.HTTPForbiddenError():
             return CaptureError(
@@ -276,7 +288,10 @@ def _capture_error(
                 retryable=False,
             )
         case av.HTTPError() | av.HTTPClientError():
-            return CaptureError(f"{place}: the server answers {error.strerror or 'with an error'}")
+            kind = (
+                "an error of its own (5xx)" if isinstance(error, av.HTTPServerError) else "an error"
+            )
+            return CaptureError(f"{place}: the server answers with {kind}")
         case ConnectionRefusedError():
             return CaptureError(f"{place}: connection refused; expected a server at this port")
         case av.ExitError() | TimeoutError():
@@ -298,7 +313,21 @@ def _capture_error(
                 retryable=False,
             )
         case av.FFmpegError() | OSError():
+            if opening and is_live(url) and not is_device(url) and error.errno == errno.EIO:
+                return CaptureError(f"{place}: {_why_input_output_error(url)}")
             reason = getattr(error, "strerror", None) or type(error).__name__
-            return CaptureError(f"{place}: {doing} failed: {reason}")
+            return CaptureError(f"{place}: {'opening' if opening else 'reading'} failed: {reason}")
         case _:
+            doing = "opening" if opening else "reading"
             return CaptureError(f"{place}: {doing} failed: {type(error).__name__}")
+
+
+def _why_input_output_error(url: str) -> str:
+    """FFmpeg says "Input/output error" both for an unknown host and for a web page in place of a stream."""
+    try:
+        host = urlsplit(url).hostname
+        if host:
+            socket.getaddrinfo(host, None)
+    except (OSError, ValueError):
+        return "the host name cannot be resolved"
+    return "found an answer that is no video (a web page?); expected a stream"
