@@ -41,6 +41,17 @@ Token: TypeAlias = tuple[int, int]
 """Connection number and packet identifier of a message on its way."""
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho leaves that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except (OSError, ValueError):
+            self.close()
+            raise
+
+
 class TlsSettings(Settings):
     """TLS to the broker.
 
@@ -67,6 +78,7 @@ class TlsSettings(Settings):
                 raise ConfigError(f"broker.tls.{name}: {path} is not a file; expected a PEM file")
         try:
             context = ssl.create_default_context(cafile=self.ca)
+            context.sslsocket_class = _TlsSocket
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except (ssl.SSLError, OSError) as error:

@@ -14,15 +14,16 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import BaseModel, ConfigDict
 
 from alerts.connection import BrokerSettings, Connection, Incoming, TlsSettings, Token, Will
+from alerts.store import Batch, Event, OutboxRow, Store
 from alerts.tickets import Command
 from alerts.topics import Topics
 from pipeline.exceptions import CommandError, StoreError
@@ -32,8 +33,6 @@ __all__ = [
     "BrokerSettings",
     "CommandReceiver",
     "HostStatus",
-    "Outbox",
-    "OutboxRow",
     "Publisher",
     "PublisherStatus",
     "TlsSettings",
@@ -52,39 +51,6 @@ COMMAND_BYTES = (
 COMMANDS_WAITING = 1000  # QoS 0 floods are cut here; QoS 1 is held back by the broker's own window
 COMMAND_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")  # as in alerts.tickets.Command
 OVERHEAD_BYTES = 64  # fixed header, packet identifier and properties of a PUBLISH
-
-
-class OutboxRow(Protocol):
-    """A message that was stored with the change that it tells of."""
-
-    @property
-    def id(self) -> int:
-        """Grows in the order of the commits."""
-
-    @property
-    def topic(self) -> str:
-        """Full topic."""
-
-    @property
-    def payload(self) -> bytes:
-        """Empty to clear a retained topic."""
-
-    @property
-    def retain(self) -> bool:
-        """Whether the broker keeps it."""
-
-
-class Outbox(Protocol):
-    """The store's durable queue of messages."""
-
-    def pending(self, limit: int, after: int = 0) -> Sequence[OutboxRow]:
-        """The oldest `limit` unpublished rows with an id above `after`, by id."""
-
-    def mark_published(self, ids: Sequence[int]) -> None:
-        """The broker has taken these."""
-
-    def park(self, row_id: int, reason: str) -> None:
-        """This one can never be published; it is kept, with the reason, and no longer pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +113,7 @@ class Publisher:
 
     Args:
         settings: The broker.
-        outbox: The store's outbox; called from the drain thread only.
+        store: Its outbox is drained.
         topics: The site's topics.
         host_id: This host, as in its tickets.
         commands: Takes commands in; None where this host owns no tickets.
@@ -160,14 +126,14 @@ class Publisher:
     def __init__(
         self,
         settings: BrokerSettings,
-        outbox: Outbox,
+        store: Store,
         topics: Topics,
         host_id: str,
         *,
         commands: CommandReceiver | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._outbox = outbox
+        self._store = store
         self._topics = topics
         self._host_id = host_id
         self._commands = commands
@@ -205,6 +171,9 @@ class Publisher:
         self._status_in_flight: dict[Token, str] = {}
         self._taken: list[int] = []  # the broker has them, the store does not know it yet
         self._resting: dict[str, _Rest] = {}
+        self._cautious = (
+            False  # one row at a time, for the last connection was lost with rows in flight
+        )
         self._store_failures = 0
         self._published = self._refused = self._parked = 0
 
@@ -213,11 +182,12 @@ class Publisher:
     def start(self) -> None:
         """Begin; returns at once, whether or not there is a broker."""
         self._set_host_status("online")
+        self._store.on_messages(self.wake)
         self._connection.start()
         self._thread.start()
 
     def wake(self) -> None:
-        """There is a new row in the outbox; callable from any thread."""
+        """There is a new row in the outbox (the store calls this itself); callable from any thread."""
         self._new_rows.set()
         self._wake.set()
 
@@ -368,24 +338,41 @@ class Publisher:
             if row is None:
                 continue  # of a connection that is gone; its rows are pending again
             if reason is None:
-                self._taken.append(row.id)
+                self._taken.append(row.seq)
                 self._published += 1
-                if self._resting.pop(row.topic, None) is not None:
-                    log.info("broker takes topic again", topic=row.topic)
+                self._cautious = False
+                if self._resting.pop(row.message.topic, None) is not None:
+                    log.info("broker takes topic again", topic=row.message.topic)
             elif reason.value == PACKET_TOO_LARGE:
-                self._park(row, f"the broker refuses it as too large ({len(row.payload)} bytes)")
+                self._park(
+                    row, f"the broker refuses it as too large ({len(row.message.payload)} bytes)"
+                )
             else:
-                self._rest(row, reason)
+                self._refused += 1
+                self._rest(row.message.topic, str(reason))
         if self._new_connection.is_set() or not self._connection.connected.is_set():
-            # What was in flight may or may not have arrived: QoS 1 sends it again, in order.
             self._new_connection.clear()
-            self._in_flight.clear()
-            self._status_in_flight.clear()
-            self._resting.clear()
-            self._rewind()
+            self._after_a_loss()
         if self._taken:
-            self._outbox.mark_published(tuple(self._taken))
+            self._store.mark_published(tuple(self._taken), self._clock()).result()
             self._taken.clear()
+
+    def _after_a_loss(self) -> None:
+        """What was in flight may or may not have arrived: QoS 1 sends it again, in order.
+
+        Some brokers hang up on a message that they dislike. So the next connection sends one at a time until one was
+        taken; a message on which it breaks again rests like a refused one, and the others pass.
+        """
+        flying = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._status_in_flight.clear()
+        if len(flying) == 1 and self._cautious:
+            self._rest(flying[0].message.topic, "the connection was lost right after it was sent")
+        self._cautious = self._cautious or bool(flying)
+        for rest in self._resting.values():
+            if rest.until == 0.0:
+                rest.until = time.monotonic() + rest.delay_s
+        self._rewind()
 
     def _rewind(self) -> None:
         """Read the outbox from its beginning again."""
@@ -393,22 +380,32 @@ class Publisher:
         self._cursor = 0
         self._exhausted = False
 
-    def _rest(self, row: OutboxRow, reason: ReasonCode) -> None:
-        self._refused += 1
+    def _rest(self, topic: str, why: str) -> None:
         least, most = REFUSED_RETRY_S
-        rest = self._resting.get(row.topic)
-        delay_s = least if rest is None else min(most, rest.delay_s * 2)
+        rest = self._resting.get(topic)
         if rest is None:
-            log.warning(
-                "broker refuses message, kept and retried", topic=row.topic, reason=str(reason)
-            )
-        self._resting[row.topic] = _Rest(time.monotonic() + delay_s, delay_s)
-        self._buffer = [waiting for waiting in self._buffer if waiting.topic != row.topic]
+            delay_s = least
+            log.warning("broker refuses message, kept and retried", topic=topic, reason=why)
+        elif rest.until == 0.0:
+            delay_s = min(most, rest.delay_s * 2)
+        else:
+            return  # it was on its way together with the first that was refused
+        self._resting[topic] = _Rest(time.monotonic() + delay_s, delay_s)
+        self._buffer = [waiting for waiting in self._buffer if waiting.message.topic != topic]
 
     def _park(self, row: OutboxRow, reason: str) -> None:
+        """Put aside what can never be published; the ticket's audit trail says so."""
+        message = row.message
+        log.error("message parked", topic=message.topic, outbox_seq=row.seq, reason=reason)
+        t = self._clock()
+        if message.ticket_id is not None and message.version is not None:
+            detail: dict[str, Json] = {"topic": message.topic, "reason": reason}
+            event = Event(
+                message.ticket_id, message.version, "unpublished", self._host_id, t, "", detail
+            )
+            self._store.commit(Batch(t, events=[event])).result()
+        self._store.mark_published([row.seq], t).result()
         self._parked += 1
-        log.error("message parked", topic=row.topic, outbox_id=row.id, reason=reason)
-        self._outbox.park(row.id, reason)
 
     def _send_rows(self) -> None:
         now = time.monotonic()
@@ -419,7 +416,7 @@ class Publisher:
         if self._new_rows.is_set():
             self._new_rows.clear()
             self._exhausted = False
-        window = min(self._connection.settings.max_inflight, self._connection.receive_maximum)
+        window = 1 if self._cautious else self._connection.receive_maximum
         while True:
             self._send_buffered(window)
             full = len(self._in_flight) >= window or len(self._buffer) >= FETCH_ROWS
@@ -428,41 +425,45 @@ class Publisher:
             self._fetch(now)
 
     def _fetch(self, now: float) -> None:
-        rows = self._outbox.pending(FETCH_ROWS, self._cursor)
+        rows = self._store.pending(FETCH_ROWS, self._cursor)
         self._exhausted = len(rows) < FETCH_ROWS
         if not rows:
             return
-        self._cursor = rows[-1].id
-        known = {row.id for row in self._in_flight.values()}
+        self._cursor = rows[-1].seq
+        known = {row.seq for row in self._in_flight.values()}
         resting = {topic for topic, rest in self._resting.items() if rest.until > now}
-        self._buffer += [row for row in rows if row.id not in known and row.topic not in resting]
+        self._buffer += [
+            row for row in rows if row.seq not in known and row.message.topic not in resting
+        ]
 
     def _send_buffered(self, window: int) -> None:
         """Send what may go now from the buffer, in order within each topic."""
         flying: dict[str, bool] = {}  # topic → whether only one of it may be in flight
         for row in self._in_flight.values():
-            flying[row.topic] = flying.get(row.topic, False) or row.retain
+            flying[row.message.topic] = flying.get(row.message.topic, False) or row.message.retain
         left: list[OutboxRow] = []
         blocked: set[str] = set()
         for position, row in enumerate(self._buffer):
+            message = row.message
+            topic = message.topic
             if len(self._in_flight) >= window:
                 left += self._buffer[position:]
                 break
-            alone = row.retain or row.topic in self._resting or flying.get(row.topic, False)
-            if row.topic in blocked or (alone and row.topic in flying):
-                blocked.add(row.topic)
+            alone = message.retain or topic in self._resting or flying.get(topic, False)
+            if topic in blocked or (alone and topic in flying):
+                blocked.add(topic)
                 left.append(row)
                 continue
-            size = len(row.payload) + len(row.topic.encode()) + OVERHEAD_BYTES
+            size = len(message.payload) + len(topic.encode()) + OVERHEAD_BYTES
             if size > self._connection.maximum_packet:
                 self._park(row, f"{size} bytes, at most {self._connection.maximum_packet} may pass")
                 continue
-            token = self._connection.publish(row.topic, row.payload, qos=1, retain=row.retain)
+            token = self._connection.publish(topic, message.payload, qos=1, retain=message.retain)
             if token is None:
                 left += self._buffer[position:]
                 break
             self._in_flight[token] = row
-            flying[row.topic] = flying.get(row.topic, False) or row.retain
+            flying[topic] = flying.get(topic, False) or message.retain
         self._buffer = left
 
     # -- statuses ----------------------------------------------------------------------------------------------------

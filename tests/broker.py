@@ -190,6 +190,10 @@ class Collector:
             )
             return list(self.messages)
 
+    def wait_count(self, count: int, timeout: float = 20.0) -> list[Received]:
+        """Wait for so many messages, repeats included."""
+        return self.wait(lambda messages: len(messages) >= count, timeout)
+
     def close(self) -> None:
         """Unhook it from the broker."""
         self._client.disconnect()
@@ -295,6 +299,11 @@ class Broker:
         """SIGCONT."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def reload(self) -> None:
+        """SIGHUP: read the ACL and the passwords anew."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def restart(self) -> None:
         """Stop and start on the same port."""
