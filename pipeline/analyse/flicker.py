@@ -108,9 +108,9 @@ def measure_dynamics(
 
 def _trend(t: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Each pixel's straight line over time: dusk, a lamp that comes nearer, a cloud."""
-    basis = np.stack([np.ones_like(t), t - t.mean()], axis=1)
-    coefficients, *_ = np.linalg.lstsq(basis, values, rcond=None)
-    return np.asarray(basis @ coefficients)
+    centred = (t - t.mean())[:, None]
+    slope = (centred * values).sum(axis=0) / (centred**2).sum()
+    return np.asarray(values.mean(axis=0) + centred * slope)
 
 
 def _novelty(t: npt.NDArray[np.float64], active: npt.NDArray[np.float64]) -> float:
