@@ -34,6 +34,7 @@ from pipeline.observation import Condition, Json, Observation, RelativeBox
 
 __all__ = [
     "SEVERITY_RANK",
+    "UPDATE_INTERVAL_S",
     "AlarmKey",
     "Change",
     "ChangeKind",
@@ -265,7 +266,8 @@ class _Slot:
             self.confidence = max(self.confidence, o.confidence)
         self.box = o.box
         self.detail = o.detail
-        if SEVERITY_RANK[o.severity] > SEVERITY_RANK[self.severity]:
+        # A plug-in's own word for a severity is ignored.
+        if SEVERITY_RANK.get(o.severity, 0) > SEVERITY_RANK[self.severity]:
             self.severity = o.severity
 
     def words(self) -> dict[str, str]:

@@ -225,19 +225,19 @@ class StormControl:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave.
+        """Take back what `state` gave, or begin anew from nothing; the groups are forgotten.
 
         Raises:
-            KeyError, TypeError or ValueError: if it is none.
+            TypeError or ValueError: if it is none.
         """
-        shelves = [Shelf(*item) for item in state["shelves"]]
-        quiet = {AlarmKey(*item[:3]): float(item[3]) for item in state["quiet"]}
+        shelves = [Shelf(*item) for item in state.get("shelves", ())]
+        quiet = {AlarmKey(*item[:3]): float(item[3]) for item in state.get("quiet", ())}
         buckets = {
             (camera, scenario, bool(critical)): _Bucket(float(tokens), float(t))
-            for camera, scenario, critical, tokens, t in state["buckets"]
+            for camera, scenario, critical, tokens, t in state.get("buckets", ())
         }
         self._shelves = {(shelf.camera, shelf.scenario): shelf for shelf in shelves}
-        self._quiet, self._buckets = quiet, buckets
+        self._quiet, self._buckets, self._heads = quiet, buckets, {}
 
     def _places(self, key: AlarmKey) -> list[tuple[str, str]]:
         # A camera's trouble is its own, whatever happens to its neighbours.

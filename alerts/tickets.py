@@ -32,6 +32,7 @@ from pipeline.observation import RelativeBox
 
 __all__ = [
     "OPEN_STATES",
+    "THUMBNAIL_CHARACTERS",
     "TICKET_SCHEMA",
     "TRANSITIONS",
     "Act",
@@ -63,6 +64,7 @@ TICKET_SCHEMA = "gridwatch.ticket/1"
 
 # A ticket travels whole with each version, over links that may be a phone's.
 _THUMBNAIL_BYTES = 64 * 1024
+THUMBNAIL_CHARACTERS = -(-_THUMBNAIL_BYTES // 3) * 4
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -300,7 +302,7 @@ class Ticket(_Part):
     analyse: Analysed
     warn: Warned
     dispose: Disposed = Disposed()
-    thumbnail: Annotated[str, Field(max_length=-(-_THUMBNAIL_BYTES // 3) * 4)] | None = Field(
+    thumbnail: Annotated[str, Field(max_length=THUMBNAIL_CHARACTERS)] | None = Field(
         default=None, description="JPEG in base64, 64 KB at most"
     )
     evidence: tuple[Evidence, ...] = ()

@@ -1,0 +1,785 @@
+"""The ticket desk: turns the rules' changes, evidence and people's commands into stored tickets and messages.
+
+Everything that one step changes (ticket, audit event, outbox rows, decision records, open alarms, rule snapshot) is
+one `Batch`, so that a kill at any moment leaves either all of it or nothing. An alarm is open from its raise to its
+clear, and belongs to one ticket or is held back by storm control. Who disposes of a ticket does not end its alarm:
+while the condition goes on holding, nothing new is raised; if it clears and comes again within the rule's cooldown after
+the disposal it stays quiet until the cooldown is over; later it is a new ticket.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import structlog
+
+from alerts.rules import (
+    SEVERITY_RANK,
+    UPDATE_INTERVAL_S,
+    AlarmKey,
+    Change,
+    ChangeKind,
+    Decision,
+    RuleBook,
+)
+from alerts.store import AlarmRow, Batch, Event, Message, Store
+from alerts.storm import HEALTH, Shelf, StormControl, Verdict
+from alerts.tickets import (
+    THUMBNAIL_CHARACTERS,
+    Action,
+    Analysed,
+    Box,
+    CameraRef,
+    Captured,
+    Command,
+    Escalation,
+    Evidence,
+    Reply,
+    Ticket,
+    TicketCondition,
+    TicketState,
+    Title,
+    Warned,
+    apply,
+    instant,
+    seconds,
+    ticket_id,
+)
+from alerts.topics import Topics
+from pipeline.analyse.scenario import Severity
+from pipeline.exceptions import CommandError, StoreError
+from pipeline.observation import Condition, Json
+
+__all__ = ["CameraInfo", "Description", "Picture", "TicketDesk"]
+
+log = structlog.get_logger(__name__)
+
+_STORM_STATE = "storm"
+_CONDITIONS = {
+    Condition.HOLDS: TicketCondition.HOLDING,
+    Condition.CLEAR: TicketCondition.CLEARED,
+    Condition.UNKNOWN: TicketCondition.UNKNOWN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInfo:
+    """What a ticket says of its camera.
+
+    Attributes:
+        grid: Its micro-grid's path; empty for none.
+    """
+
+    id: str
+    name: str
+    grid: str = ""
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a ticket says of its scenario.
+
+    Attributes:
+        severity: Unless the observation says otherwise.
+        model: Name in the registry; None for scenarios without one.
+        model_sha256: Of its weight file.
+    """
+
+    title: Title
+    severity: Severity
+    model: str | None = None
+    model_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The picture on which a change was decided.
+
+    Attributes:
+        t: Stream time in seconds.
+        boxes: Everything detected in it that matters; without any, the change's own box is taken.
+        thumbnail: JPEG in base64, 64 KB at most.
+        evidence: Pictures that are on the disk already.
+    """
+
+    t: float
+    stream: str = "detect"
+    epoch: int = 0
+    width_px: int | None = None
+    height_px: int | None = None
+    boxes: tuple[Box, ...] = ()
+    thumbnail: str | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one step will store."""
+
+    batch: Batch
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+    storm_changed: bool = False
+
+
+class TicketDesk:
+    """All tickets that this host raised. Safe to use from any thread; every method returns when it is on the disk.
+
+    Args:
+        store: Where everything is kept.
+        topics: Of the site.
+        host: This host's id.
+        cameras: By id.
+        describe: What a change's ticket says of its scenario.
+        storm: Its limits.
+        inboxes: Grids into whose inbox a version of a ticket goes; by default its own and those it was called up to.
+
+    Time is always passed in: `t` is the present in seconds since the epoch, on the timeline of the changes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        topics: Topics,
+        host: str,
+        cameras: Mapping[str, CameraInfo],
+        describe: Callable[[Change], Description],
+        storm: StormControl,
+        inboxes: Callable[[Ticket], Sequence[str]] | None = None,
+    ) -> None:
+        self._store = store
+        self._topics = topics
+        self._host = host
+        self._cameras = cameras
+        self._describe = describe
+        self._storm = storm
+        self._inboxes = inboxes or _own_inboxes
+        self._lock = threading.RLock()
+        self._alarms: dict[AlarmKey, str | None] = {}
+        self._held: dict[AlarmKey, tuple[Change, Verdict]] = {}
+        self._members: dict[str, set[AlarmKey]] = {}
+        self._attached: dict[str, int] = {}
+        self._unwell: dict[str, set[AlarmKey]] = {}
+        self._load()
+
+    def restore(self, rules: RuleBook) -> None:
+        """Give the rules their pending dwells and open alarms back, as of the last stored step."""
+        for camera_id, state in self._store.rule_states().items():
+            if camera_id not in self._cameras:
+                continue
+            try:
+                rules.restore(camera_id, state)
+            except (KeyError, TypeError, ValueError) as error:
+                log.warning("rule state is unreadable", camera=camera_id, error=repr(error))
+
+    # From the analysis
+
+    def take(
+        self,
+        changes: Iterable[Change],
+        t: float,
+        *,
+        picture: Picture | None = None,
+        rules: RuleBook | None = None,
+        scenario_states: Mapping[tuple[str, str], dict[str, Json]] | None = None,
+    ) -> list[Ticket]:
+        """Take in what the rules made of one moment.
+
+        Args:
+            changes: Of one camera if there is a `picture`.
+            t: Now.
+            picture: On which they were decided.
+            rules: Their state is stored in the same transaction.
+            scenario_states: The same for scenarios, by (camera id, scenario).
+
+        Returns:
+            The new versions of tickets; those at version 1 are new alarms.
+
+        Raises:
+            StoreError: nothing was stored; the desk is as it was.
+        """
+        changes = list(changes)
+        if not changes and not scenario_states:
+            return []
+        with self._lock:
+            step = _Step(Batch(t, scenario_states=dict(scenario_states or {})))
+            for change in changes:
+                self._take_one(step, change, t, picture)
+            if rules is not None:
+                for camera_id in sorted({change.key.camera_id for change in changes}):
+                    step.batch.rule_states[camera_id] = rules.snapshot(camera_id)
+            return self._commit(step)
+
+    def checkpoint(
+        self,
+        t: float,
+        rules: RuleBook,
+        camera_ids: Iterable[str],
+        scenario_states: Mapping[tuple[str, str], dict[str, Json]] | None = None,
+    ) -> Future[None]:
+        """Store pending dwells and scenarios' states; call it every few seconds and at the end. Does not wait."""
+        states = {camera_id: rules.snapshot(camera_id) for camera_id in camera_ids}
+        return self._store.commit(
+            Batch(t, rule_states=states, scenario_states=dict(scenario_states or {}))
+        )
+
+    def advance(self, t: float) -> list[Ticket]:
+        """Time has come to `t`: alarms that were held back and still hold are judged again; call it every few seconds.
+
+        Returns:
+            The new versions of tickets.
+        """
+        with self._lock:
+            self._storm.expire(t)
+            step = _Step(Batch(t))
+            due = [
+                (key, held)
+                for key, held in self._held.items()
+                if held[1].retry_t <= t and held[0].condition is Condition.HOLDS
+            ]
+            for key, (change, verdict) in due:
+                self._open(step, key, change, t, None, before=verdict.code)
+            return self._commit(step) if due else []
+
+    def attach_evidence(
+        self, ticket_id: str, evidence: Sequence[Evidence], t: float, thumbnail: str | None = None
+    ) -> Ticket | None:
+        """Pictures or clips that came later make the ticket's next version; None if there is no such ticket."""
+        thumbnail = _fitting(thumbnail, ticket_id)
+        with self._lock:
+            ticket = self._store.ticket(ticket_id)
+            if ticket is None:
+                return None
+            known = {item.path for item in ticket.evidence}
+            fresh = tuple(item for item in evidence if item.path not in known)
+            if not fresh and thumbnail in (None, ticket.thumbnail):
+                return ticket
+            step = _Step(Batch(t))
+            ticket = ticket.next(
+                t, evidence=ticket.evidence + fresh, thumbnail=thumbnail or ticket.thumbnail
+            )
+            added: list[Json] = [item.path for item in fresh]
+            self._put(step, ticket, "evidence", t, {"added": added})
+            self._commit(step)
+            return ticket
+
+    # From people
+
+    def handle(self, command: Command, t: float) -> Reply | None:
+        """Carry out a command and answer it on the reply topic; a repeat is answered as the first was.
+
+        Returns:
+            The answer; None if this host has no such ticket, for then it is another's to answer.
+        """
+        with self._lock:
+            ticket = self._store.ticket(command.ticket_id)
+            if ticket is None:
+                return None
+            step = _Step(Batch(t))
+            earlier = self._store.reply(command.user, command.command_id)
+            if earlier is not None:
+                step.batch.messages.append(self._reply_message(command.user, earlier))
+                self._commit(step)
+                return earlier
+            try:
+                after = apply(ticket, command, t)
+            except CommandError as error:
+                reply = self._answer(command, ticket, t, error)
+            else:
+                self._put(step, after, command.action.value, t, _said(command), command)
+                self._settle(step, after, command.action, t)
+                reply = self._answer(command, after, t, None)
+            step.batch.commands[command.user, command.command_id] = reply
+            step.batch.messages.append(self._reply_message(command.user, reply))
+            self._commit(step)
+            return reply
+
+    def refuse(
+        self, user: str, ticket_id: str, command_id: str, error: CommandError, t: float
+    ) -> None:
+        """Answer a message that was no proper command, if its ticket is this host's."""
+        with self._lock:
+            ticket = self._store.ticket(ticket_id)
+            if ticket is None:
+                return
+            reply = Reply(
+                command_id=command_id,
+                ticket_id=ticket_id,
+                ok=False,
+                code=error.code,
+                message=str(error),
+                version=ticket.version,
+                state=ticket.state,
+                time=instant(t),
+            )
+            self._commit(_Step(Batch(t, messages=[self._reply_message(user, reply)])))
+
+    def escalate(self, ticket_id: str, grid: str, t: float) -> Ticket | None:
+        """Call an unacknowledged ticket up to `grid`; None if it is no longer waiting or was called there before."""
+        with self._lock:
+            ticket = self._store.ticket(ticket_id)
+            if ticket is None or ticket.state is not TicketState.WARNED:
+                return None
+            if any(done.grid == grid for done in ticket.warn.escalations):
+                return None
+            step = _Step(Batch(t))
+            called = (*ticket.warn.escalations, Escalation(grid=grid, time=instant(t)))
+            ticket = ticket.next(t, warn=ticket.warn.model_copy(update={"escalations": called}))
+            self._put(step, ticket, "escalated", t, {"grid": grid})
+            self._commit(step)
+            return ticket
+
+    def shelve(self, shelf: Shelf, t: float) -> None:
+        """Mute a camera or a scenario until a time; in the past, end that."""
+        with self._lock:
+            self._storm.shelve(shelf)
+            step = _Step(Batch(t), storm_changed=True)
+            # What was held for the old shelf is judged by the new one at the next `advance`.
+            for key, (change, verdict) in self._held.items():
+                if verdict.code == "muted":
+                    again = Verdict("hold", "muted", verdict.reason, retry_t=t)
+                    self._held[key] = (change, again)
+            self._commit(step)
+
+    def shelves(self, t: float) -> list[Shelf]:
+        """What is muted at `t` by operators."""
+        with self._lock:
+            return self._storm.shelves(t)
+
+    # Inside; under the lock
+
+    def _load(self) -> None:
+        """Memory as the store has it."""
+        self._alarms, self._held = {}, {}
+        self._members, self._attached, self._unwell = {}, {}, {}
+        for key, row in self._store.alarms().items():
+            self._remember(key, row.ticket_id)
+            if row.ticket_id is None:
+                change = _change_of(key, row.document)
+                self._held[key] = (change, Verdict("hold", str(row.document["code"]), ""))
+        state = self._store.meta(_STORM_STATE)
+        self._storm.restore(json.loads(state) if state is not None else {})
+        for ticket in self._store.open_tickets():
+            key = AlarmKey(ticket.camera.id, ticket.scenario, ticket.subject)
+            self._storm.raised(key, ticket.id, seconds(ticket.warn.raised))
+            others = len(self._members.get(ticket.id, set()) - {key})
+            self._attached[ticket.id] = max(ticket.warn.attached, others)
+
+    def _remember(self, key: AlarmKey, ticket_id: str | None) -> None:
+        self._alarms[key] = ticket_id
+        if ticket_id is not None:
+            self._members.setdefault(ticket_id, set()).add(key)
+        if key.scenario == HEALTH:
+            self._unwell.setdefault(key.camera_id, set()).add(key)
+
+    def _forget(self, key: AlarmKey) -> tuple[str | None, bool]:
+        """The alarm has ended; gives its ticket and whether that has other open alarms."""
+        self._held.pop(key, None)
+        ticket_id = self._alarms.pop(key, None)
+        if key.scenario == HEALTH:
+            self._unwell.get(key.camera_id, set()).discard(key)
+        if ticket_id is None:
+            return None, False
+        members = self._members.get(ticket_id, set())
+        members.discard(key)
+        if not members:
+            self._members.pop(ticket_id, None)
+        return ticket_id, bool(members)
+
+    def _commit(self, step: _Step) -> list[Ticket]:
+        if step.storm_changed:
+            step.batch.meta[_STORM_STATE] = json.dumps(self._storm.state())
+        future = self._store.commit(step.batch)
+        # Records of what came to nothing need not stop the analysis for an fsync.
+        if not (step.batch.tickets or step.batch.alarms or step.batch.messages):
+            future.add_done_callback(_report)
+            return []
+        try:
+            future.result()
+        except StoreError:
+            self._load()
+            raise
+        return list(step.tickets.values())
+
+    def _ticket(self, step: _Step, ticket_id: str) -> Ticket | None:
+        return step.tickets.get(ticket_id) or self._store.ticket(ticket_id)
+
+    def _take_one(self, step: _Step, change: Change, t: float, picture: Picture | None) -> None:
+        match change.kind:
+            case ChangeKind.RAISED if not self._is_known(step, change.key):
+                # Its record is written with storm control's verdict on it.
+                self._forget(change.key)
+                self._open(step, change.key, change, t, picture, before=None)
+                return
+            case ChangeKind.RAISED | ChangeKind.UPDATED:
+                self._renew(step, change, t)
+            case ChangeKind.CLEARED:
+                self._close(step, change, t)
+            case ChangeKind.SUPPRESSED:
+                pass
+        if change.decision is not None:
+            step.batch.decisions.append(change.decision)
+
+    def _is_known(self, step: _Step, key: AlarmKey) -> bool:
+        """Whether the alarm is open here already, for rules that lost their memory may raise it again."""
+        if key not in self._alarms:
+            return False
+        owner = self._alarms[key]
+        ticket = self._ticket(step, owner) if owner is not None else None
+        return owner is None or (ticket is not None and ticket.is_open)
+
+    def _open(
+        self,
+        step: _Step,
+        key: AlarmKey,
+        change: Change,
+        t: float,
+        picture: Picture | None,
+        *,
+        before: str | None,
+    ) -> None:
+        """A raised alarm, or one that was held back for the reason `before`, asks for a ticket."""
+        about = self._describe(change)
+        severity = _severity(change, about)
+        now = change.t if before is None else t
+        verdict = self._storm.judge(
+            key, now, critical=severity == "critical", unwell=self._is_unwell
+        )
+        step.storm_changed = True
+        if verdict.code != before and change.decision is not None:
+            step.batch.decisions.append(_judged(change.decision, verdict, now))
+        if verdict.action == "hold":
+            self._held[key] = (change, verdict)
+            self._own(step, key, None, _document(change, verdict.code))
+            return
+        self._held.pop(key, None)
+        if verdict.ticket_id is not None:
+            self._attach(step, key, change, verdict.ticket_id, severity, t)
+            return
+        ticket = self._new(change, now, t, about, picture)
+        self._storm.raised(key, ticket.id, now)
+        if self._store.ticket(ticket.id) is None:
+            self._put(step, ticket, "raised", t)
+        # Otherwise the same footage is played again into the same store: it is the same ticket.
+        self._own(step, key, ticket.id)
+
+    def _new(
+        self, change: Change, raised_t: float, t: float, about: Description, picture: Picture | None
+    ) -> Ticket:
+        key = change.key
+        camera = self._cameras[key.camera_id]
+        picture = picture or Picture(change.t)
+        boxes = picture.boxes
+        if not boxes and change.box is not None:
+            boxes = (Box(xyxy=change.box, confidence=change.confidence),)
+        now, captured = instant(t), instant(picture.t)
+        return Ticket(
+            id=ticket_id(
+                site=self._topics.site,
+                host=self._host,
+                camera_id=key.camera_id,
+                scenario=key.scenario,
+                subject=key.subject,
+                since=change.since,
+                t=raised_t,
+            ),
+            version=1,
+            site=self._topics.site,
+            host=self._host,
+            camera=CameraRef(id=camera.id, name=camera.name),
+            grid=camera.grid,
+            scenario=key.scenario,
+            subject=key.subject,
+            severity=_severity(change, about),
+            title=about.title,
+            condition=_CONDITIONS[change.condition],
+            capture=Captured(
+                time=captured,
+                stream=picture.stream,
+                epoch=picture.epoch,
+                width_px=picture.width_px,
+                height_px=picture.height_px,
+            ),
+            analyse=Analysed(
+                model=about.model,
+                model_sha256=about.model_sha256,
+                boxes=boxes,
+                confidence=change.confidence,
+                since=instant(change.since),
+                detail=dict(change.detail or {}),
+                decision=change.decision,
+            ),
+            warn=Warned(
+                raised=instant(raised_t),
+                rule=change.decision.reason if change.decision is not None else "",
+                published=now,
+                age_s=max(0.0, round((now - captured).total_seconds(), 3)),
+            ),
+            thumbnail=_fitting(picture.thumbnail, key.camera_id),
+            evidence=picture.evidence,
+            created=now,
+            updated=now,
+            simulated=camera.simulated,
+        )
+
+    def _attach(
+        self,
+        step: _Step,
+        key: AlarmKey,
+        change: Change,
+        ticket_id: str,
+        severity: Severity,
+        t: float,
+    ) -> None:
+        self._own(step, key, ticket_id)
+        self._attached[ticket_id] = count = self._attached.get(ticket_id, 0) + 1
+        ticket = self._ticket(step, ticket_id)
+        if ticket is None or not ticket.is_open:
+            return
+        worse = SEVERITY_RANK[severity] > SEVERITY_RANK[ticket.severity]
+        # The first is news, and a worse one; the count of a storm can wait for the next version.
+        if count == 1 or worse or t - seconds(ticket.updated) >= UPDATE_INTERVAL_S:
+            ticket = ticket.next(
+                t,
+                severity=severity if worse else ticket.severity,
+                condition=_CONDITIONS[change.condition],
+                warn=ticket.warn.model_copy(update={"attached": count}),
+            )
+            said: dict[str, Json] = {"camera": key.camera_id, "subject": key.subject}
+            self._put(step, ticket, "attached", t, said)
+
+    def _renew(self, step: _Step, change: Change, t: float) -> None:
+        key = change.key
+        if key in self._held:
+            _, verdict = self._held[key]
+            # The newest sight of it, but the record of the raise.
+            decision = change.decision or self._held[key][0].decision
+            renewed = replace(change, decision=decision)
+            self._held[key] = (renewed, verdict)
+            self._own(step, key, None, _document(renewed, verdict.code))
+            return
+        ticket_id = self._alarms.get(key)
+        ticket = self._ticket(step, ticket_id) if ticket_id is not None else None
+        if ticket is None or not ticket.is_open:
+            return
+        severity = _known_severity(change.severity, ticket.severity)
+        worse = SEVERITY_RANK[severity] > SEVERITY_RANK[ticket.severity]
+        own = key == AlarmKey(ticket.camera.id, ticket.scenario, ticket.subject)
+        analyse = ticket.analyse
+        if own and change.condition is Condition.HOLDS:
+            analyse = analyse.model_copy(
+                update={
+                    "confidence": max(change.confidence, analyse.confidence),
+                    "detail": dict(change.detail or {}),
+                }
+            )
+        condition = _CONDITIONS[change.condition]
+        if condition is TicketCondition.UNKNOWN and not own:
+            condition = ticket.condition
+        self._put(
+            step,
+            ticket.next(
+                t,
+                severity=severity if worse else ticket.severity,
+                condition=condition,
+                analyse=analyse,
+                warn=self._counted(ticket),
+            ),
+            "updated",
+            t,
+            {"condition": change.condition.value, "confidence": change.confidence},
+        )
+
+    def _close(self, step: _Step, change: Change, t: float) -> None:
+        ticket_id, goes_on = self._forget(change.key)
+        step.batch.alarms[change.key] = None
+        if ticket_id is None or goes_on:
+            return
+        ticket = self._ticket(step, ticket_id)
+        if ticket is not None and ticket.is_open:
+            warn = self._counted(ticket)
+            ticket = ticket.next(t, condition=TicketCondition.CLEARED, warn=warn)
+            self._put(step, ticket, "cleared", t)
+
+    def _settle(self, step: _Step, ticket: Ticket, action: Action, t: float) -> None:
+        """What a person's action means for the alarms of the ticket."""
+        if action not in (Action.DISPOSE, Action.REOPEN):
+            return
+        own = AlarmKey(ticket.camera.id, ticket.scenario, ticket.subject)
+        decision = ticket.analyse.decision
+        cooldown_s = decision.parameters["cooldown"] if decision is not None else 0.0
+        for key in sorted({own} | self._members.get(ticket.id, set())):
+            if action is Action.REOPEN:
+                self._storm.reopened(key)
+            else:
+                self._storm.disposed(key, ticket.id, t + cooldown_s)
+        step.storm_changed = True
+
+    def _counted(self, ticket: Ticket) -> Warned:
+        count = max(ticket.warn.attached, self._attached.get(ticket.id, 0))
+        return ticket.warn.model_copy(update={"attached": count})
+
+    def _is_unwell(self, camera_id: str) -> bool:
+        return bool(self._unwell.get(camera_id))
+
+    def _own(
+        self,
+        step: _Step,
+        key: AlarmKey,
+        ticket_id: str | None,
+        document: dict[str, Json] | None = None,
+    ) -> None:
+        self._remember(key, ticket_id)
+        step.batch.alarms[key] = AlarmRow(ticket_id, document or {})
+
+    def _put(
+        self,
+        step: _Step,
+        ticket: Ticket,
+        kind: str,
+        t: float,
+        said: dict[str, Json] | None = None,
+        command: Command | None = None,
+    ) -> None:
+        """A ticket's version with its event and its messages."""
+        step.tickets[ticket.id] = ticket
+        step.batch.tickets.append(ticket)
+        who, source = (self._host, "") if command is None else (command.user, command.source)
+        step.batch.events.append(Event(ticket.id, ticket.version, kind, who, t, source, said or {}))
+        step.batch.messages += self._messages(ticket, kind)
+
+    def _messages(self, ticket: Ticket, kind: str) -> list[Message]:
+        topics = self._topics
+        whole = ticket.to_json().encode()
+        closing = kind == Action.DISPOSE
+        event: dict[str, Json] = {
+            "kind": kind,
+            "ticket_id": ticket.id,
+            "version": ticket.version,
+            "state": ticket.state.value,
+            "condition": ticket.condition.value,
+            "severity": ticket.severity,
+            "scenario": ticket.scenario,
+            "camera": ticket.camera.id,
+            "grid": ticket.grid,
+            "host": ticket.host,
+            "outcome": ticket.dispose.outcome.value if ticket.dispose.outcome else None,
+            "time": ticket.model_dump(mode="json", include={"updated"})["updated"],
+        }
+
+        def message(topic: str, payload: bytes, *, retain: bool = False) -> Message:
+            return Message(topic, payload, retain, 1, ticket.id, ticket.version)
+
+        own = topics.ticket(ticket.id)
+        # Whoever connects between the two rows of a closing must find the closing state, not the open one.
+        messages = [message(own, whole, retain=ticket.is_open or closing)]
+        if closing:
+            messages.append(message(own, b"", retain=True))
+        stage = topics.event(ticket.scenario, ticket.state.value)
+        messages.append(message(stage, json.dumps(event, ensure_ascii=False).encode()))
+        messages += [message(topics.inbox(grid), whole) for grid in self._inboxes(ticket)]
+        return messages
+
+    def _answer(
+        self, command: Command, ticket: Ticket, t: float, error: CommandError | None
+    ) -> Reply:
+        return Reply(
+            command_id=command.command_id,
+            ticket_id=ticket.id,
+            ok=error is None,
+            code="ok" if error is None else error.code,
+            message=f"ticket {ticket.id} is {ticket.state}" if error is None else str(error),
+            version=ticket.version,
+            state=ticket.state,
+            time=instant(t),
+        )
+
+    def _reply_message(self, user: str, reply: Reply) -> Message:
+        topic = self._topics.reply(user, reply.command_id)
+        return Message(topic, reply.model_dump_json().encode(), ticket_id=reply.ticket_id)
+
+
+def _own_inboxes(ticket: Ticket) -> list[str]:
+    grids = [ticket.grid, *(called.grid for called in ticket.warn.escalations)]
+    return list(dict.fromkeys(grid for grid in grids if grid))
+
+
+def _known_severity(hint: str | None, default: Severity) -> Severity:
+    """A scenario's hint, if it is one of ours."""
+    return cast(Severity, hint) if hint and hint in SEVERITY_RANK else default
+
+
+def _severity(change: Change, about: Description) -> Severity:
+    return _known_severity(change.severity, about.severity)
+
+
+def _fitting(thumbnail: str | None, place: str) -> str | None:
+    if thumbnail is not None and len(thumbnail) > THUMBNAIL_CHARACTERS:
+        log.warning("thumbnail is too large and is left out", of=place, characters=len(thumbnail))
+        return None
+    return thumbnail
+
+
+def _said(command: Command) -> dict[str, Json]:
+    said = command.model_dump(mode="json", include={"command_id", "note", "outcome", "to"})
+    return {name: value for name, value in said.items() if value}
+
+
+def _judged(decision: Decision, verdict: Verdict, t: float) -> Decision:
+    """The rule's record of a raise with storm control's verdict on it."""
+    raised = verdict.action == "raise"
+    if raised and t == decision.t:
+        return decision
+    reason = "was held back until now" if raised else verdict.reason
+    return decision.model_copy(
+        update={
+            "outcome": "raised" if raised else "suppressed",
+            "code": verdict.code,
+            "reason": f"{decision.reason}; {reason}",
+            "t": t,
+        }
+    )
+
+
+def _document(change: Change, code: str) -> dict[str, Json]:
+    """A change that is held back, as JSON."""
+    decision = change.decision
+    return {
+        "code": code,
+        "kind": change.kind.value,
+        "since": change.since,
+        "t": change.t,
+        "condition": change.condition.value,
+        "confidence": change.confidence,
+        "box": list(change.box) if change.box is not None else None,
+        "severity": change.severity,
+        "detail": dict(change.detail or {}),
+        "decision": decision.model_dump(mode="json") if decision is not None else None,
+    }
+
+
+def _change_of(key: AlarmKey, document: Mapping[str, Any]) -> Change:
+    box, decision = document["box"], document["decision"]
+    return Change(
+        kind=ChangeKind(document["kind"]),
+        key=key,
+        since=document["since"],
+        t=document["t"],
+        condition=Condition(document["condition"]),
+        confidence=document["confidence"],
+        box=None if box is None else (box[0], box[1], box[2], box[3]),
+        severity=document["severity"],
+        detail=document["detail"],
+        decision=None if decision is None else Decision.model_validate(decision),
+    )
+
+
+def _report(future: Future[None]) -> None:
+    error = future.exception()
+    if error is not None:
+        log.error("decision records were not stored", error=str(error))
