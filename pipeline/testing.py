@@ -27,6 +27,7 @@ class FakeClock:
         self.now_s = now_s
 
     def __call__(self) -> float:
+        """Its time in seconds."""
         return self.now_s
 
     def advance(self, seconds: float) -> float:
