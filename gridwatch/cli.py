@@ -101,6 +101,10 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="End when all file sources have ended.")
     ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set broker.port=1884"),
+    ] = None,
 ) -> None:
     """Run the daemon: cameras in, tickets out, until SIGTERM.
 
@@ -109,7 +113,9 @@ def run(
     from gridwatch.config import load_config
     from gridwatch.daemon import run_daemon
 
-    raise typer.Exit(run_daemon(config, load_config(config), once=once))
+    chosen = overrides or []
+    settings = load_config(config, overrides=chosen)
+    raise typer.Exit(run_daemon(config, settings, once=once, overrides=chosen))
 
 
 @app.command()

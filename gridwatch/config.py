@@ -6,17 +6,19 @@ Each stage defines its own settings beside its code; this module puts them toget
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import socket
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
+import yaml
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from alerts.connection import BrokerSettings
@@ -77,10 +79,12 @@ class StorageSettings(Settings):
     """Where tickets live until they are disposed of, and after.
 
     Attributes:
-        database: SQLAlchemy URL; by default SQLite in the user's state folder.
+        folder: Of all state; by default the service's ``STATE_DIRECTORY`` or the user's state folder.
+        database: SQLAlchemy URL; by default SQLite in `folder`.
         keep_days: Disposed tickets and decision records older than this are deleted.
     """
 
+    folder: str = ""
     database: str = ""
     keep_days: float = Field(default=90, gt=0)
 
@@ -156,16 +160,28 @@ class Config(Settings):
         return {camera.id: camera for camera in self.cameras}[camera_id]
 
     def state_folder(self) -> Path:
-        """Where the database and the supervisor's notes live when no other place is configured."""
-        return Path(platformdirs.user_state_dir("gridwatch", appauthor=False)) / self.site.id
+        """Where everything lives that must survive a restart."""
+        if self.storage.folder:
+            return Path(self.storage.folder).expanduser()
+        base = os.environ.get("STATE_DIRECTORY") or platformdirs.user_state_dir(
+            "gridwatch", appauthor=False
+        )
+        return Path(base) / self.site.id
 
     def database_url(self) -> str:
         """The SQLAlchemy URL in force."""
         return self.storage.database or f"sqlite:///{self.state_folder() / 'tickets.sqlite'}"
 
 
-def load_config(file: Path, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    file: Path, environ: Mapping[str, str] | None = None, overrides: Sequence[str] = ()
+) -> Config:
     """Read and check cameras.yaml.
+
+    Args:
+        file: The YAML file.
+        environ: Where ``${VAR}`` comes from; the process environment by default.
+        overrides: ``KEY=VALUE`` with a dotted key and a YAML value, e.g. ``broker.port=1884``; they win over the file.
 
     Raises:
         ConfigError: with one line per problem: file, line, path, what was found, what was expected.
@@ -173,6 +189,8 @@ def load_config(file: Path, environ: Mapping[str, str] | None = None) -> Config:
     document = load_located(file, environ)
     problems: list[str] = []
     data = dict(document.data)
+    for override in overrides:
+        data = _override(data, override)
     defaults = data.pop("defaults", None) or {}
     origins: dict[YamlPath, YamlPath] = {}
     cameras = data.get("cameras")
@@ -191,6 +209,23 @@ def load_config(file: Path, environ: Mapping[str, str] | None = None) -> Config:
     if problems:
         raise ConfigError(*_unique(problems))
     return config
+
+
+def _override(data: Mapping[str, Any], text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {text}: expected KEY=VALUE such as broker.port=1884")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML") from error
+    return _put(data, key.split("."), parsed)
+
+
+def _put(data: Mapping[str, Any], keys: list[str], value: object) -> dict[str, Any]:
+    inner = data.get(keys[0])
+    below = inner if isinstance(inner, dict) else {}
+    return {**data, keys[0]: _put(below, keys[1:], value) if keys[1:] else value}
 
 
 def _camera(

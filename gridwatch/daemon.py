@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import re
 import signal
@@ -25,9 +26,11 @@ from typing import TypedDict
 
 import structlog
 
+from gridwatch.config import Config
+from gridwatch.logs import configure_logging
 from pipeline.exceptions import GridwatchError
 
-__all__ = ["CrashNotes", "EngineLock", "Supervisor"]
+__all__ = ["CrashNotes", "EngineLock", "Supervisor", "engine_command", "run_daemon"]
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +40,8 @@ STABLE_S = 60.0  # an engine that lived this long has earned a fresh back-off
 HEARTBEAT_TIMEOUT_S = 30.0  # longer than any inference or fsync on an overloaded 2-core host
 STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
 QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
+MAP_BYTES = 256  # a camera's id, and one page on disk in any case
+ANALYSIS = "@analysis"  # no camera's id: @ is not allowed in one
 KILL_MEMORY_S = 86_400.0  # two kills within a day count as two; less often is cheaper to live with
 
 
@@ -88,24 +93,37 @@ class EngineLock:
 class CrashNotes:
     """What the engine writes down beforehand so that its death can be explained.
 
-    Files in `folder`: ``crash.txt`` (faulthandler's report), ``threads.json`` (thread ident → camera) and
+    Files in `folder`: ``crash.txt`` (faulthandler's report), ``threads.json`` (thread ident → camera),
+    ``analysing`` (cameras in the analysis thread's hands, a memory map because it changes with every frame) and
     ``quarantine.json`` (camera → times at which it killed the engine, and the last reason).
     """
 
     def __init__(self, folder: Path) -> None:
         self.report = folder / "crash.txt"
         self._threads = folder / "threads.json"
+        self._analysing = folder / "analysing"
+        self._map: mmap.mmap | None = None
         self._quarantine = folder / "quarantine.json"
         self._cameras: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def thread_runs(self, ident: int, camera_id: str) -> None:
-        """Thread `ident` now works for `camera_id` (called when a reader starts, and around each inference)."""
+        """Thread `ident` now works for `camera_id` (called when a reader starts)."""
         with self._lock:
             if self._cameras.get(str(ident)) == camera_id:
                 return
             self._cameras[str(ident)] = camera_id
             _write_atomically(self._threads, json.dumps(self._cameras))
+
+    def analysing(self, camera_ids: Sequence[str]) -> None:
+        """The calling thread now analyses frames of these cameras; only the first is blamed for a crash."""
+        if self._map is None:
+            self._analysing.write_bytes(b"\n" * MAP_BYTES)
+            with self._analysing.open("r+b") as handle:
+                self._map = mmap.mmap(handle.fileno(), MAP_BYTES)
+            self.thread_runs(threading.get_ident(), ANALYSIS)
+        text = camera_ids[0].encode()[: MAP_BYTES - 1] + b"\n"
+        self._map[: len(text)] = text
 
     def culprit(self) -> str | None:
         """The camera whose thread crashed, read from the last report."""
@@ -115,7 +133,12 @@ class CrashNotes:
         except (OSError, ValueError):
             return None
         match = re.search(r"Current thread 0x([0-9a-fA-F]+)", report)
-        return cameras.get(str(int(match[1], 16))) if match else None
+        camera = cameras.get(str(int(match[1], 16))) if match else None
+        if camera == ANALYSIS:
+            with contextlib.suppress(OSError):
+                return self._analysing.read_bytes().partition(b"\n")[0].decode() or None
+            return None
+        return camera
 
     def add_kill(self, camera_id: str, at_s: float, reason: str) -> bool:
         """Note that `camera_id` killed the engine at Unix time `at_s`; True when it is now quarantined."""
@@ -169,6 +192,7 @@ class Supervisor:
     restarts: int = 0
     _stopping: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen[bytes] | None = None
+    _ever_ran: bool = False
 
     def run(self) -> int:
         """Supervise until the end; returns the exit status for the shell."""
@@ -190,8 +214,8 @@ class Supervisor:
                 return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else 1
             if status == 0:
                 return 0
-            if status == 2 and not hung:  # a message for the operator stands on stderr already
-                return 2
+            if status == 2 and not hung and not self._ever_ran:
+                return 2  # it could not start at all, and has said why on stderr
             lived_s = time.monotonic() - started
             delay_s = RESTART_MIN_S if lived_s > STABLE_S else min(delay_s * 2, RESTART_MAX_S)
             self._explain(status, hung, lived_s)
@@ -226,6 +250,7 @@ class Supervisor:
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
+        self._ever_ran = self._ever_ran or beat.heard
         return process.wait(), hung
 
     def _explain(self, status: int, hung: bool, lived_s: float) -> None:
@@ -257,6 +282,7 @@ class _Heartbeat:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.last_s = time.monotonic() + 60.0  # imports and model loading on a cold disk
+        self.heard = False
         assert process.stdout is not None  # noqa: S101 - Popen was told to make it
         self._pipe = process.stdout
         threading.Thread(target=self._read, name="heartbeat", daemon=True).start()
@@ -265,11 +291,22 @@ class _Heartbeat:
         with self._pipe:
             while os.read(self._pipe.fileno(), 64):
                 self.last_s = time.monotonic()
+                self.heard = True
 
 
 def engine_command(config: Path, *options: str) -> list[str]:
     """The command line of the supervised engine."""
     return [sys.executable, "-m", "gridwatch.host", str(config), *options]
+
+
+def run_daemon(file: Path, config: Config, *, once: bool, overrides: Sequence[str] = ()) -> int:
+    """Supervise the engine of a configuration that has just been found valid; returns the exit status."""
+    configure_logging(config.runtime.log_format)
+    folder = config.state_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    options = ["--once"] if once else []
+    options += [f"--set={override}" for override in overrides]
+    return Supervisor(engine_command(file, *options), CrashNotes(folder)).run()
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -140,10 +140,10 @@ class Engine:
         changes += self.rules.interrupt(camera_id, t)
         return Outcome(camera_id, t, None, observations, changes)
 
-    def camera_silent(self, camera_id: str, t: float, reason: str) -> Outcome:
-        """No frame has come from the camera at `t`; call it about once a second while that lasts."""
+    def camera_silent(self, camera_id: str, t: float, since_s: float, reason: str) -> Outcome:
+        """No frame has come from the camera for `since_s` seconds; call it about once a second while that lasts."""
         health = self._lanes[camera_id].health
-        observations = health.silent(t, reason) if health is not None else []
+        observations = health.silent(t, since_s, reason) if health is not None else []
         changes = [change for o in observations for change in self.rules.update(o)]
         changes += self.rules.advance(t, camera_id)
         return Outcome(camera_id, t, None, observations, changes)

@@ -32,11 +32,12 @@ FIRE_FLOOR_HZ = 2.0  # flame and smoke must be looked at twice a second whatever
 class Mailbox(Protocol):
     """Where a camera's newest frame waits; `pipeline.capture.reader.CameraReader` is one."""
 
+    @property
     def waiting(self) -> bool:
         """Whether a frame waits."""
 
     def take(self) -> Frame | None:
-        """The newest frame, which is then gone."""
+        """The newest frame, which is then gone; says that the one before is dealt with."""
 
     def set_rate(self, rate_hz: float) -> None:
         """Frames per second that are wanted from now on."""
@@ -123,10 +124,15 @@ class Scheduler:
         Args:
             now_s: Monotonic clock in seconds.
         """
-        waiting = [camera_id for camera_id, box in self._mailboxes.items() if box.waiting()]
+        waiting = [
+            camera_id
+            for camera_id, box in self._mailboxes.items()
+            if box.waiting
+            or not self._governed  # a source that waits for us goes on when we come back
+        ]
         waiting.sort(key=self._deadline_s)
         frames = []
-        for camera_id in waiting[:BATCH]:
+        for camera_id in waiting[:BATCH] if self._governed else waiting:
             frame = self._mailboxes[camera_id].take()
             if frame is None:
                 continue

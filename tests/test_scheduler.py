@@ -24,6 +24,7 @@ class Box:
     def put(self, now_s: float) -> None:
         self.frame = Frame(self.camera_id, now_s, PICTURE, arrived_s=now_s)
 
+    @property
     def waiting(self) -> bool:
         return self.frame is not None
 

@@ -1,0 +1,139 @@
+"""`gridwatch demo`: the whole product on one machine, offline, with simulated clips for cameras.
+
+Nothing here makes a ticket: the broker is embedded and the cameras are files, all else is what runs on a site.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from alerts.connection import BrokerSettings
+from gridwatch.config import Config, load_config
+from gridwatch.embedded_broker import EmbeddedBroker
+from gridwatch.watch import FeedSettings, FeedView
+from pipeline.exceptions import ConfigError
+
+__all__ = ["run_demo", "shipped_configuration"]
+
+SETTLE_S = 1.5  # the last messages are on their way when the daemon has ended
+STOP_S = 6.0
+
+_TEXT = {
+    "zh": {
+        "start": "内置 MQTT 代理 127.0.0.1:{port} · {cameras} 路模拟摄像机 · 日志 {log}",
+        "hint": "另开终端可执行: gridwatch tickets list -b 127.0.0.1:{port} --site {site}",
+        "end": "共 {count} 张工单: {list}",
+        "missing": "没有工单的场景: {list}",
+        "kept": "工单库与证据: {folder}",
+    },
+    "en": {
+        "start": "embedded MQTT broker 127.0.0.1:{port} · {cameras} simulated cameras · log {log}",
+        "hint": "in another terminal: gridwatch tickets list -b 127.0.0.1:{port} --site {site}",
+        "end": "{count} tickets: {list}",
+        "missing": "no ticket of: {list}",
+        "kept": "tickets and evidence: {folder}",
+    },
+}
+
+
+def shipped_configuration() -> Path:
+    """cameras.yaml of the installed package, or of the clone that gridwatch is run from."""
+    inside = Path(str(resources.files("gridwatch"))) / "cameras.yaml"
+    beside = inside.parent.parent / "cameras.yaml"
+    for file in (inside, beside):
+        if file.is_file():
+            return file
+    raise ConfigError(f"{inside}: the demo's configuration is not installed")
+
+
+def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) -> int:
+    """Run broker, daemon and feed until the clips have ended (``once``, or no terminal) or Ctrl-C.
+
+    Returns:
+        0, or 1 where a scenario of the configuration raised no ticket although all clips were played.
+    """
+    once = once or not sys.stdout.isatty()
+    file = file or shipped_configuration()
+    config = load_config(file)
+    words = _TEXT["en" if (language or config.site.language) == "en" else "zh"]
+    folder = Path(tempfile.mkdtemp(prefix="gridwatch-demo-"))
+    log = folder / "gridwatch.log"
+    console = Console(highlight=False, soft_wrap=True)
+    with EmbeddedBroker(port) as broker:
+        console.print(
+            words["start"].format(port=broker.port, cameras=len(config.cameras), log=log),
+            style="bold",
+        )
+        console.print(words["hint"].format(port=broker.port, site=config.site.id), style="dim")
+        settings = FeedSettings(
+            config.site.id,
+            BrokerSettings(host="127.0.0.1", port=broker.port, protocol="3.1.1"),
+            config.timezone,
+            config.site.language,
+        )
+        view = FeedView(settings, language, console)
+        with view, log.open("w") as output:
+            daemon = subprocess.Popen(_command(file, broker.port, folder, once=once), stderr=output)
+            try:
+                _follow(view, daemon)
+            except KeyboardInterrupt:
+                daemon.terminate()
+            finally:
+                _end(daemon)
+            view.follow(SETTLE_S)
+    _sum_up(console, words, config, view, folder)
+    if daemon.returncode not in (0, None):
+        console.print(log.read_text(encoding="utf-8").strip()[-2000:], markup=False, style="red")
+        return 1
+    wanted = {name for camera in config.cameras if camera.enabled for name in camera.scenarios}
+    return 1 if once and wanted - {ticket.scenario for ticket in view.seen.values()} else 0
+
+
+def _command(file: Path, port: int, folder: Path, *, once: bool) -> list[str]:
+    command = [sys.executable, "-m", "gridwatch.cli", "run", str(file)]
+    command += ["--once"] if once else ["--set", "defaults.stream.loop=true"]
+    overrides = [
+        "broker.host=127.0.0.1",
+        f"broker.port={port}",
+        f"storage.folder={folder}",
+        "runtime.log_format=json",
+    ]
+    return [*command, *(part for override in overrides for part in ("--set", override))]
+
+
+def _follow(view: FeedView, daemon: subprocess.Popen[bytes]) -> None:
+    while daemon.poll() is None:
+        view.follow(0.2)
+
+
+def _end(daemon: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STOP_S
+    while daemon.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if daemon.poll() is None:
+        daemon.kill()
+        daemon.wait()
+
+
+def _sum_up(
+    console: Console, words: dict[str, str], config: Config, view: FeedView, folder: Path
+) -> None:
+    counts: dict[str, int] = {}
+    for ticket in view.seen.values():
+        counts[ticket.scenario] = counts.get(ticket.scenario, 0) + 1
+    listed = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "–"
+    console.print(words["end"].format(count=len(view.seen), list=listed), style="bold green")
+    wanted = {name for camera in config.cameras if camera.enabled for name in camera.scenarios}
+    if wanted - counts.keys():
+        console.print(
+            words["missing"].format(list=", ".join(sorted(wanted - counts.keys()))),
+            style="bold red",
+        )
+    console.print(words["kept"].format(folder=folder), style="dim")

@@ -1,0 +1,365 @@
+"""The engine process: readers, scheduler, engine, tickets, broker; supervised by `gridwatch.daemon`."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from alerts.dispatch import Dispatch
+from alerts.mqtt import CommandReceiver, Publisher
+from alerts.store import Store
+from alerts.topics import Topics
+from gridwatch.config import CameraSettings, Config, load_config
+from gridwatch.daemon import CrashNotes, EngineLock
+from gridwatch.engine import DetectorLike, Engine
+from gridwatch.logs import configure_logging
+from gridwatch.metrics import Metrics, Reading
+from gridwatch.scheduler import Scheduler
+from gridwatch.warner import Warner
+from pipeline.analyse.detector import Detector
+from pipeline.analyse.scenario import load_scenario
+from pipeline.analyse.weights import WeightsEntry, load_registry
+from pipeline.capture.reader import CameraReader, ReaderState
+from pipeline.capture.ring import PacketRing
+from pipeline.capture.timeline import Clock, HostClock
+from pipeline.exceptions import GridwatchError, ModelError
+from pipeline.observation import Json
+
+__all__ = ["Host", "load_detectors", "main", "models_needed"]
+
+log = structlog.get_logger(__name__)
+
+SILENT_AFTER_S = 2.0  # a camera without a frame for longer has a gap, whatever its state says
+CHORES_S = 1.0  # heartbeat, statuses, silent cameras
+SNAPSHOT_S = 1.0  # a kill -9 costs a dwell no more than this
+STATUS_S = 60.0  # statuses are repeated so that `silent for` stays current
+RING_BYTES = 64 * 1024 * 1024  # 40 s of a 1080p camera at 12 Mbit/s
+KEYFRAME_WARNING_S = 10.0  # longer intervals force full decoding and delay the first picture
+
+
+def models_needed(cameras: list[CameraSettings]) -> dict[str, list[str]]:
+    """Camera ids by the model that their scenarios (or head blurring) need."""
+    needed: dict[str, list[str]] = {}
+    for camera in cameras:
+        names = {load_scenario(name).model for name in camera.scenarios}
+        if camera.privacy.blur_heads:
+            names.add("vehicles")  # it knows persons
+        for name in filter(None, names):
+            needed.setdefault(name, []).append(camera.id)
+    return needed
+
+
+def load_detectors(
+    config: Config, needed: Mapping[str, list[str]], *, quiet: bool = False
+) -> tuple[dict[str, Detector], dict[str, WeightsEntry], dict[str, str]]:
+    """Sessions and registry entries by model; a model that is unusable is named with its reason, the rest is loaded."""
+    threads = config.runtime.threads or max(1, (os.cpu_count() or 2) - 1)
+    registry = load_registry(Path(config.runtime.registry) if config.runtime.registry else None)
+    detectors: dict[str, Detector] = {}
+    faults: dict[str, str] = {}
+    for name in sorted(needed):
+        try:
+            if name not in registry:
+                known = ", ".join(sorted(registry)) or "none"
+                raise ModelError(f"model {name!r} is not registered; found {known}")
+            detectors[name] = Detector(registry[name], config.runtime.providers, threads)
+        except ModelError as error:
+            faults[name] = str(error)
+            if not quiet:
+                log.error("model unusable", model=name, reason=str(error), cameras=needed[name])
+    return detectors, {n: registry[n] for n in detectors}, faults
+
+
+class Host:
+    """One camera host: everything between the cameras and the broker.
+
+    Args:
+        config: The site.
+        folder: Where state lives.
+        notes: The supervisor's crash notes.
+        once: End when all file sources have ended.
+        clock: The host's time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        notes: CrashNotes,
+        *,
+        once: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self._notes = notes
+        self._once = once
+        self._clock = clock or HostClock()
+        self._cameras = [camera for camera in config.cameras if camera.enabled]
+        self._detectors, self._weights, self.model_faults = load_detectors(
+            config, models_needed(self._cameras)
+        )
+        detectors: dict[str, DetectorLike] = dict(self._detectors)
+        self.engine = Engine(config, detectors, self._cameras)
+        self._ready = threading.Event()
+        self.readers = {camera.id: self._reader(camera) for camera in self._cameras}
+        virtual = all(camera.stream.pace == "virtual" for camera in self._cameras)
+        self.scheduler = Scheduler(
+            self.readers,
+            self.engine.rate_hz,
+            [camera.id for camera in self._cameras if "fire" in camera.scenarios],
+            governed=not virtual,
+        )
+        self.metrics = Metrics(self._readings)
+        topics = Topics(config.site.id)
+        self.store = Store(config.database_url())
+        self.warner = Warner(
+            config,
+            folder,
+            self.store,
+            topics,
+            Dispatch(config.dispatch, topics),
+            self.engine,
+            self.readers,
+            self._weights,
+            people=self._detectors.get("vehicles"),
+            metrics=self.metrics,
+            clock=self._clock,
+        )
+        self.publisher = Publisher(
+            config.broker,
+            self.store,
+            topics,
+            config.host,
+            commands=CommandReceiver(topics, self.warner.desk.handle, self.warner.desk.refuse),
+            clock=self._clock.now,
+        )
+        self.store.on_messages(self.publisher.wake)
+        self._started_t = self._clock.now()
+        self._silent: set[str] = set()
+        self._told: dict[str, tuple[object, ...]] = {}
+        self._status_due_s = 0.0
+        self._quarantined: dict[str, str] = {}
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """Work until `stop` is set (or, with ``once``, until all files have ended), then end cleanly.
+
+        Args:
+            stop: Set by SIGTERM or by the supervisor's death.
+            beat: Called about once a second while the loop turns.
+        """
+        runtime = self.config.runtime
+        if runtime.metrics_port is not None:
+            self.metrics.serve(runtime.metrics_port, runtime.metrics_address)
+        self._quarantined = self._notes.quarantined()
+        self.warner.start()
+        self.publisher.start()
+        self.scheduler.start(self._clock.now())
+        for camera in self._cameras:
+            reader = self.readers[camera.id]
+            if camera.id in self._quarantined:
+                reader.quarantine(self._quarantined[camera.id])
+                continue
+            reader.start()
+            if reader.ident is not None:
+                self._notes.thread_runs(reader.ident, camera.id)
+        log.info(
+            "running",
+            site=self.config.site.id,
+            cameras=len(self._cameras),
+            models=sorted(self._detectors),
+        )
+        try:
+            self._loop(stop, beat)
+        finally:
+            self._end()
+
+    def _loop(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        chores_s = 0.0
+        while not stop.is_set():
+            now_s = self._clock.monotonic()
+            if now_s >= chores_s:
+                chores_s = now_s + CHORES_S
+                beat()
+                self._chores(now_s)
+                if self.warner.fault is not None:
+                    raise self.warner.fault
+            frames = self.scheduler.next_batch(now_s)
+            if not frames:
+                if self._once and all(reader.finished for reader in self.readers.values()):
+                    return
+                self._ready.wait(0.1)
+                self._ready.clear()
+                continue
+            self._notes.analysing([frame.camera_id for frame in frames])
+            for outcome in self.engine.step(frames):
+                self.warner.take(outcome)
+            done_s = self._clock.monotonic()
+            for frame in frames:
+                self.metrics.frame_to_result.observe(done_s - frame.arrived_s)
+                self.scheduler.analysed(frame)
+                self._silent.discard(frame.camera_id)
+
+    def _chores(self, now_s: float) -> None:
+        t = self._clock.now()
+        for camera in self._cameras:
+            reader = self.readers[camera.id]
+            if camera.stream.live:
+                self._look_for_silence(camera.id, reader, t)
+        self.warner.remember(t)
+        repeat = now_s >= self._status_due_s
+        if repeat:
+            self._status_due_s = now_s + STATUS_S
+        for camera in self._cameras:
+            self._tell_status(camera.id, t, repeat=repeat)
+
+    def _look_for_silence(self, camera_id: str, reader: CameraReader, t: float) -> None:
+        last_t = reader.last_t
+        period_s = 1.0 / max(self.scheduler.granted_hz(camera_id), 0.01)
+        patience_s = max(SILENT_AFTER_S, 2.0 * period_s, 1.5 * (reader.keyframe_interval_s or 0.0))
+        if last_t is not None and t - last_t < patience_s:
+            return
+        if camera_id not in self._silent:
+            self._silent.add(camera_id)
+            if last_t is not None:
+                self.warner.take(self.engine.interrupt(camera_id, last_t))
+        reason = self._quarantined.get(camera_id) or reader.reason or reader.state.value
+        since_s = t - (self._started_t if last_t is None else last_t)
+        self.warner.take(self.engine.camera_silent(camera_id, t, since_s, reason))
+
+    def _tell_status(self, camera_id: str, t: float, *, repeat: bool) -> None:
+        reader = self.readers[camera_id]
+        interval_s = reader.keyframe_interval_s
+        told = (reader.state, reader.reason, reader.level, camera_id in self._silent)
+        if self._told.get(camera_id) == told and not repeat:
+            return
+        if interval_s is not None and interval_s > KEYFRAME_WARNING_S and not repeat:
+            log.warning(
+                "camera sends key frames rarely, so every picture must be decoded",
+                camera=camera_id,
+                keyframe_interval_s=round(interval_s, 1),
+            )
+        self._told[camera_id] = told
+        status: dict[str, Json] = {
+            "state": reader.state.value,
+            "reason": reader.reason,
+            "t": round(t, 3),
+            "host": self.config.host,
+            "last_frame_t": None if reader.last_t is None else round(reader.last_t, 3),
+            "decode_level": reader.level.value,
+            "keyframe_interval_s": None if interval_s is None else round(interval_s, 2),
+            "rate_wanted_hz": round(self.scheduler.wanted_hz(camera_id), 2),
+            "rate_hz": round(self.scheduler.granted_hz(camera_id), 2),
+            "reconnects": reader.counters.reconnects,
+        }
+        self.publisher.publish_status(camera_id, status)
+
+    def _end(self) -> None:
+        """Stop in the order in which data flows, so that nothing that was seen is lost."""
+        for reader in self.readers.values():
+            threading.Thread(target=reader.stop, daemon=True).start()
+        self.warner.close(finish_clips=self._once)
+        self.publisher.flush(1.0 if not self._once else 5.0)
+        self.publisher.close(1.0)
+        self.store.close()
+        self.metrics.close()
+        log.info("ended")
+
+    def _reader(self, camera: CameraSettings) -> CameraReader:
+        evidence = self.config.evidence
+        ring = (
+            PacketRing(evidence.pre_roll + evidence.post_roll + 10.0, RING_BYTES)
+            if evidence.clip
+            else None
+        )
+        return CameraReader(
+            camera.id,
+            camera.stream,
+            clock=self._clock,
+            ring=ring,
+            on_frame=lambda _reader: self._ready.set(),
+            on_state=lambda _state, _reason, _t: self._ready.set(),
+        )
+
+    def _readings(self) -> list[Reading]:
+        readings: list[Reading] = []
+        for camera_id, reader in self.readers.items():
+            label = {"camera": camera_id}
+            counters = reader.counters
+            readings += [
+                ("counter", "gridwatch_packets", "Packets read", label, counters.packets),
+                ("counter", "gridwatch_bytes", "Bytes read", label, counters.bytes),
+                ("counter", "gridwatch_frames_decoded", "Pictures decoded", label, counters.decoded),
+                ("counter", "gridwatch_frames_taken", "Pictures handed to analysis", label, counters.converted),
+                ("counter", "gridwatch_frames_dropped", "Pictures replaced by a newer one before analysis", label, counters.dropped),
+                ("counter", "gridwatch_packets_corrupt", "Packets that could not be decoded", label, counters.corrupt),
+                ("counter", "gridwatch_reconnects", "Reconnects", label, counters.reconnects),
+                ("gauge", "gridwatch_camera_up", "1 while packets arrive", label, float(reader.state is ReaderState.RUNNING)),
+                ("gauge", "gridwatch_rate_wanted_hz", "Frames per second that the scenarios want", label, self.scheduler.wanted_hz(camera_id)),
+                ("gauge", "gridwatch_rate_hz", "Frames per second that they get", label, self.scheduler.granted_hz(camera_id)),
+            ]  # fmt: skip
+        broker = self.publisher.status()
+        readings += [
+            ("gauge", "gridwatch_rate_scale", "1, or less while overload lowers all rates", {}, self.scheduler.governor.scale),
+            ("gauge", "gridwatch_broker_up", "1 while connected to the broker", {}, float(broker.connected)),
+            ("gauge", "gridwatch_outbox_rows", "Messages that wait for the broker", {}, float(self.store.pending_count())),
+            ("counter", "gridwatch_messages_published", "Messages that the broker confirmed", {}, broker.published),
+            ("counter", "gridwatch_tickets_raised", "Tickets raised since the start", {}, self.warner.raised),
+        ]  # fmt: skip
+        return readings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the engine process: ``python -m gridwatch.host cameras.yaml [--once] [--set=KEY=VALUE]``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    once = "--once" in arguments
+    overrides = [a.removeprefix("--set=") for a in arguments if a.startswith("--set=")]
+    file = Path(next(argument for argument in arguments if not argument.startswith("--")))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = load_config(file, overrides=overrides)
+        configure_logging(config.runtime.log_format)
+        folder = config.state_folder()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = EngineLock(folder)
+        lock.acquire()
+        notes = CrashNotes(folder)
+        with notes.report.open("w") as report:
+            faulthandler.enable(report)
+            threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
+            Host(config, folder, notes, once=once).run(stop, _beat)
+            faulthandler.disable()
+    except GridwatchError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"error: {line}\n")
+        return 2
+    return 0
+
+
+def _follow_supervisor(stop: threading.Event) -> None:
+    """End when the supervisor's end of our standard input closes: an orphan must not run beside its successor."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 64):
+            pass
+    stop.set()
+    time.sleep(10.0)
+    os._exit(1)
+
+
+def _beat() -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, b".")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,369 @@
+"""The warn stage's thread: from what the rules made of a frame to evidence on disk, a stored ticket and its clip.
+
+Analysis must not wait for a disk, so it hands over and goes on. The order of the queue is the order of the store: a
+checkpoint of the rules never overtakes the ticket of an alarm that it already calls raised.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from alerts.desk import CameraInfo, Description, Picture, TicketDesk
+from alerts.dispatch import Dispatch
+from alerts.evidence import EvidenceStore
+from alerts.privacy import Privacy
+from alerts.rules import Change, ChangeKind
+from alerts.storm import StormControl
+from alerts.store import Store
+from alerts.tickets import Ticket, Title, seconds
+from alerts.topics import Topics
+from gridwatch.config import CameraSettings, Config
+from gridwatch.engine import HEALTH, DetectorLike, Engine, Outcome
+from gridwatch.metrics import Metrics
+from pipeline.analyse.scenario import load_scenario
+from pipeline.analyse.weights import WeightsEntry
+from pipeline.capture.reader import CameraReader
+from pipeline.capture.timeline import Clock
+from pipeline.exceptions import EvidenceError, StoreError
+from pipeline.frame import Frame, Image
+from pipeline.observation import Json, RelativeBox
+
+__all__ = ["Warner"]
+
+log = structlog.get_logger(__name__)
+
+IDLE_S = 0.5  # how often held-back alarms and due clips are looked at while nothing happens
+ADVANCE_S = 2.0
+SCENARIO_STATE_S = 10.0  # baselines change slowly; pending dwells are stored every second
+TRIM_S = 3600.0
+CLIP_GRACE_S = 10.0  # a stream that stalls after an alarm still gets the clip of what there is
+DRAIN_S = 2.0  # of the five seconds in which SIGTERM must end the daemon
+
+
+_HEALTH_TITLES = {
+    "dead": Title(zh="摄像机无画面", en="Camera sends no picture"),
+    "frozen": Title(zh="摄像机画面冻结", en="Camera picture is frozen"),
+    "covered": Title(zh="摄像机被遮挡", en="Camera is covered"),
+    "turned": Title(zh="摄像机被移动", en="Camera was turned"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One moment to be stored; `changes` may be empty for a checkpoint."""
+
+    t: float
+    frame: Frame | None
+    changes: Sequence[Change]
+    rules: _Snapshots
+    scenario_states: dict[tuple[str, str], dict[str, Json]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshots:
+    """The rules' state at the moment of hand-over, so that the worker never reads rules that go on."""
+
+    states: Mapping[str, dict[str, Json]]
+
+    def snapshot(self, camera_id: str) -> dict[str, Json]:
+        return self.states[camera_id]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _ClipTask:
+    give_up_s: float
+    camera_id: str
+    ticket_id: str
+    t_from: float
+    t_to: float
+
+
+class Warner:
+    """Takes outcomes from the analysis thread and owns the ticket desk.
+
+    Args:
+        config: The site.
+        folder: Where evidence lives unless configured otherwise.
+        store: The ticket store.
+        topics: Of the site.
+        dispatch: Which inboxes a ticket goes to.
+        engine: Its rules and scenarios are restored from the store, and their state is kept there.
+        readers: Their rings give the clips.
+        weights: Registry entries of the loaded models.
+        people: Detects persons for the blurring of heads; None where no camera asks for it.
+        metrics: Takes latencies.
+        clock: The host's time.
+
+    Attributes:
+        raised: Tickets raised since the start.
+        fault: The error that made the store unusable; the host must end then.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        store: Store,
+        topics: Topics,
+        dispatch: Dispatch,
+        engine: Engine,
+        readers: Mapping[str, CameraReader],
+        weights: Mapping[str, WeightsEntry],
+        *,
+        people: DetectorLike | None,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._cameras: dict[str, CameraSettings] = {
+            camera.id: camera for camera in config.cameras if camera.enabled
+        }
+        self._engine = engine
+        self._readers = readers
+        self._metrics = metrics
+        self._clock = clock
+        self._store = store
+        self._settings = config.evidence
+        self._evidence = EvidenceStore(config.evidence, folder / "evidence")
+        self._privacy = {camera.id: Privacy(camera.privacy) for camera in self._cameras.values()}
+        self._people = people
+        self._keep_s = config.storage.keep_days * 86400.0
+        self._weights = weights
+        storm = StormControl(
+            config.storm, config.timezone, lambda camera_id: self._cameras[camera_id].group
+        )
+        infos = {
+            camera.id: CameraInfo(camera.id, camera.name, camera.grid, camera.simulated)
+            for camera in self._cameras.values()
+        }
+        self.desk = TicketDesk(
+            store, topics, config.host, infos, self._describe, storm, dispatch.inboxes
+        )
+        self._restore()
+        self.raised = 0
+        self.fault: StoreError | None = None
+        self._queue: queue.Queue[_Job | None] = queue.Queue()
+        self._clips: list[_ClipTask] = []
+        self._stored_states: dict[str, dict[str, Json]] = {}
+        self._stored_scenarios: dict[tuple[str, str], dict[str, Json]] = {}
+        self._scenarios_due_s = 0.0
+        self._advance_due_s = 0.0
+        self._trim_due_s = 0.0
+        self._finish_clips = False
+        self._thread = threading.Thread(target=self._run, name="warner", daemon=True)
+
+    # For the analysis thread
+
+    def start(self) -> None:
+        """Begin to store."""
+        self._thread.start()
+
+    def take(self, outcome: Outcome) -> None:
+        """Take what one frame led to; returns at once."""
+        if outcome.changes:
+            rules = _Snapshots({outcome.camera_id: self._engine.rules.snapshot(outcome.camera_id)})
+            self._queue.put(_Job(self._clock.now(), outcome.frame, outcome.changes, rules))
+
+    def remember(self, t: float) -> None:
+        """Have pending dwells (and now and then the scenarios' baselines) stored, where they changed."""
+        now_s = self._clock.monotonic()
+        states = {}
+        for camera_id in self._cameras:
+            state = self._engine.rules.snapshot(camera_id)
+            if state != self._stored_states.get(camera_id):
+                self._stored_states[camera_id] = states[camera_id] = state
+        scenarios: dict[tuple[str, str], dict[str, Json]] = {}
+        if now_s >= self._scenarios_due_s:
+            self._scenarios_due_s = now_s + SCENARIO_STATE_S
+            scenarios = self._scenario_states()
+        if states or scenarios:
+            self._queue.put(_Job(t, None, (), _Snapshots(states), scenarios))
+
+    def close(self, *, finish_clips: bool = False) -> None:
+        """Store what waits and end the thread within two seconds (longer to finish clips).
+
+        Args:
+            finish_clips: Cut the clips of alarms whose post-roll is not over from what there is.
+        """
+        self.remember(self._clock.now())
+        scenarios = self._scenario_states()
+        if scenarios:
+            self._queue.put(_Job(self._clock.now(), None, (), _Snapshots({}), scenarios))
+        self._finish_clips = finish_clips
+        self._queue.put(None)
+        self._thread.join(DRAIN_S if not finish_clips else 60.0)
+
+    # Inside
+
+    def _restore(self) -> None:
+        self.desk.restore(self._engine.rules)
+        by_camera: dict[str, dict[str, dict[str, Json]]] = {}
+        for (camera_id, scenario), state in self._store.scenario_states().items():
+            if camera_id in self._cameras:
+                by_camera.setdefault(camera_id, {})[scenario] = state
+        for camera_id, states in by_camera.items():
+            self._engine.restore(camera_id, states)
+
+    def _scenario_states(self) -> dict[tuple[str, str], dict[str, Json]]:
+        changed: dict[tuple[str, str], dict[str, Json]] = {}
+        for camera_id in self._cameras:
+            for scenario, state in self._engine.state(camera_id).items():
+                key = camera_id, scenario
+                if state and state != self._stored_scenarios.get(key):
+                    self._stored_scenarios[key] = changed[key] = state
+        return changed
+
+    def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    job = self._queue.get(timeout=IDLE_S)
+                except queue.Empty:
+                    pass
+                else:
+                    if job is None:
+                        break
+                    self._store_job(job)
+                self._chores()
+            self._cut_clips(last=self._finish_clips)
+        except StoreError as error:
+            self.fault = error
+        except Exception as error:
+            log.exception("warn stage failed")
+            self.fault = StoreError(f"warn stage: {type(error).__name__}: {error}")
+
+    def _chores(self) -> None:
+        now_s = self._clock.monotonic()
+        if now_s >= self._advance_due_s:
+            self._advance_due_s = now_s + ADVANCE_S
+            self._note(self.desk.advance(self._clock.now()), None)
+        self._cut_clips()
+        if now_s >= self._trim_due_s:
+            self._trim_due_s = now_s + TRIM_S
+            self._store.trim(self._clock.now(), decisions_s=self._keep_s)
+            self._evidence.expire(self._clock.now(), self._open_paths())
+
+    def _store_job(self, job: _Job) -> None:
+        if not job.changes:
+            self.desk.checkpoint(job.t, job.rules, job.rules.states, job.scenario_states)
+            return
+        news = [change for change in job.changes if change.kind is ChangeKind.RAISED]
+        picture = self._picture(job.frame, news) if news and job.frame is not None else None
+        tickets = self.desk.take(job.changes, job.t, picture=picture, rules=job.rules)
+        self._note(tickets, job.frame)
+
+    def _note(self, tickets: Sequence[Ticket], frame: Frame | None) -> None:
+        for ticket in tickets:
+            if ticket.version != 1:
+                continue
+            self.raised += 1
+            if frame is not None:
+                self._metrics.frame_to_ticket.observe(self._clock.monotonic() - frame.arrived_s)
+            log.info(
+                "ticket raised",
+                ticket=ticket.id,
+                scenario=ticket.scenario,
+                camera=ticket.camera.id,
+                severity=ticket.severity,
+                confidence=round(ticket.analyse.confidence, 3),
+            )
+            reader = self._readers.get(ticket.camera.id)
+            if reader is not None and reader.ring is not None and ticket.scenario != HEALTH:
+                raised_t = seconds(ticket.warn.raised)
+                heapq.heappush(
+                    self._clips,
+                    _ClipTask(
+                        self._clock.monotonic() + self._settings.post_roll + CLIP_GRACE_S,
+                        ticket.camera.id,
+                        ticket.id,
+                        raised_t - self._settings.pre_roll,
+                        raised_t + self._settings.post_roll,
+                    ),
+                )
+
+    def _picture(self, frame: Frame, news: Sequence[Change]) -> Picture | None:
+        camera_id = frame.camera_id
+        boxes: list[RelativeBox] = [change.box for change in news if change.box is not None]
+        image: Image | None = None
+        try:
+            image = self._burn(camera_id, frame.picture())
+            evidence, thumbnail = self._evidence.save_picture(camera_id, frame.t, image, boxes)
+        except EvidenceError as error:
+            log.error("ticket goes out without its picture", camera=camera_id, reason=str(error))
+            evidence, thumbnail = (), None
+        reader = self._readers[camera_id]
+        height_px, width_px = (frame.image if image is None else image).shape[:2]
+        return Picture(
+            t=frame.t,
+            stream="detect" if reader.settings.detect else "main",
+            epoch=frame.epoch,
+            width_px=int(width_px),
+            height_px=int(height_px),
+            thumbnail=thumbnail,
+            evidence=tuple(evidence),
+        )
+
+    def _cut_clips(self, *, last: bool = False) -> None:
+        """Cut the clips whose post-roll has been recorded (all of them when `last`)."""
+        now_s = self._clock.monotonic()
+        waiting: list[_ClipTask] = []
+        for task in self._clips:
+            reader = self._readers[task.camera_id]
+            span = reader.ring.span if reader.ring is not None else None
+            recorded = span is not None and span[1] >= task.t_to
+            if recorded or reader.finished or now_s >= task.give_up_s or last:
+                self._cut_clip(task, reader)
+            else:
+                waiting.append(task)
+        self._clips = waiting
+
+    def _cut_clip(self, task: _ClipTask, reader: CameraReader) -> None:
+        if reader.ring is None or reader.ring.span is None:
+            return
+        hidden = self._privacy[task.camera_id].is_needed
+        burn = partial(self._burn, task.camera_id) if hidden else None
+        path = self._evidence.clip_path(task.camera_id, task.t_from, task.ticket_id)
+        try:
+            clip = reader.ring.clip(task.t_from, task.t_to, path, burn)
+            evidence = self._evidence.clip(path, clip.t_from, clip.t_to)
+        except EvidenceError as error:
+            log.error("ticket has no clip", ticket=task.ticket_id, reason=str(error))
+            return
+        self.desk.attach_evidence(task.ticket_id, [evidence], self._clock.now())
+
+    def _burn(self, camera_id: str, image: Image) -> Image:
+        """Hide what must not be seen; persons are looked for in this very picture, not in one from moments ago."""
+        privacy = self._privacy[camera_id]
+        people: list[RelativeBox] | None = None
+        if privacy.settings.blur_heads and self._people is not None:
+            found = self._people.detect([image])[0]
+            persons = found.xyxy[found.data["class_name"] == "person"]
+            size = np.array([image.shape[1], image.shape[0]] * 2)
+            people = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (persons / size).tolist()]
+        return privacy.burn(image, people)
+
+    def _open_paths(self) -> set[str]:
+        return {item.path for ticket in self._store.open_tickets() for item in ticket.evidence}
+
+    def _describe(self, change: Change) -> Description:
+        camera = self._cameras[change.key.camera_id]
+        if change.key.scenario == HEALTH:
+            severity = camera.health.severity if camera.health is not None else "minor"
+            return Description(_HEALTH_TITLES[change.key.subject], severity)
+        scenario = load_scenario(change.key.scenario)
+        parameters = camera.scenarios[change.key.scenario]
+        entry = self._weights.get(scenario.model) if scenario.model is not None else None
+        return Description(
+            Title(zh=scenario.title["zh"], en=scenario.title["en"]),
+            parameters.severity,
+            scenario.model,
+            entry.sha256 if entry is not None else None,
+        )
