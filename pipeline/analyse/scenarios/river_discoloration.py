@@ -265,13 +265,13 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         )
 
     def _read(self, image: Image, mask: Bools | None) -> tuple[_Reading | None, str]:
-        small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
-            return None, "monochrome"
         water, roughness = self._water.sample(image, mask)
         dry, _ = self._dry.sample(image)
         if np.nanmedian(dry) < DARKEST and np.nanmedian(water) < DARKEST:
             return None, "too_dark"
+        small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
+        if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
+            return None, "monochrome"
         usable = np.asarray(((dry > DARKEST) & (dry < CLIPPED)).all(axis=1), bool)
         if usable.sum() < min(3, len(self._dry)):
             return None, "no_light_measure"
