@@ -167,21 +167,21 @@ def test_a_missing_set_is_an_error_unless_optional(tmp_path: Path) -> None:
         read_items(manifest, tmp_path / "data")
 
 
-def test_frames_of_one_rendered_scene_stay_in_one_part(tmp_path: Path) -> None:
+def test_the_split_of_renders_is_stable_when_more_are_rendered(tmp_path: Path) -> None:
     folder = tmp_path / "renders" / "cabins" / "images"
     folder.mkdir(parents=True)
-    for seed in range(40):
-        for frame in range(3):
-            cv2.imwrite(str(folder / f"cabin-{seed}_{frame}.png"), np.zeros((8, 8, 3), np.uint8))
-    sets = [{"path": "cabins", "bare": True}]
+    sets = [{"path": "cabins", "class_map": {0: "cat"}, "bare": True}]
     manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
-    items = read_items(manifest, tmp_path, tmp_path / "renders")
-    parts: dict[str, set[str]] = {}
-    for item in items:
-        parts.setdefault(item.group, set()).add(item.split)
-    assert len(parts) == 40
-    assert all(len(part) == 1 for part in parts.values())
-    assert {"train", "val"} == {item.split for item in items}
+    splits = []
+    for seeds in (range(60), range(60, 80)):
+        for seed in seeds:
+            cv2.imwrite(str(folder / f"cabin_{seed:03d}.png"), np.zeros((8, 8, 3), np.uint8))
+        items = read_items(manifest, tmp_path, tmp_path / "renders")
+        splits.append({item.group: item.split for item in items})
+    assert len(splits[0]) == 60
+    assert splits[0].items() <= splits[1].items()
+    assert set(splits[0].values()) == {"train", "val"}
+    assert all(item.complete == {0, 1} for item in items)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["train", "val"]))))

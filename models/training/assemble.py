@@ -118,16 +118,15 @@ def _listed_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _bare_rows(folder: Path) -> list[dict[str, str]]:
-    """Rows for a folder without a list: the group is the file name up to its last `_` (the scene or seed)."""
+    """Rows for a folder without a list: each picture is a scene of its own (rendered from its own seed)."""
     rows = []
     for picture in sorted((folder / "images").iterdir()):
         if picture.suffix.lower() not in PICTURES:
             continue
-        group = picture.stem.rpartition("_")[0] or picture.stem
-        digest = hashlib.sha256(group.encode()).digest()[0]
+        digest = hashlib.sha256(picture.stem.encode()).digest()[0]
         split = "val" if digest % VAL_SHARE == 0 else "train"
         file = f"images/{picture.name}"
-        rows.append({"file": file, "source": folder.name, "group": group, "split": split})
+        rows.append({"file": file, "source": folder.name, "group": picture.stem, "split": split})
     return rows
 
 

@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 MIN_CONFIDENCE = 0.01  # below, a box changes neither AP nor any operating point
 NMS_IOU = 0.6
+STRIDE_PX = 32
 PAD = 114  # grey of the letterbox in training
 IOU_STEPS = np.linspace(0.5, 0.95, 10)
 
@@ -60,12 +61,14 @@ def detect(
     input_px: tuple[int, int],
     classes: int,
 ) -> Floats:
-    """Detections (n, 6) of a BGR picture: letterbox to `input_px` (height, width), infer, NMS per class."""
+    """Detections (n, 6) of a BGR picture: fit into `input_px` (height, width), infer, NMS per class."""
     height, width = image.shape[:2]
     scale = min(input_px[0] / height, input_px[1] / width)
     size = (round(width * scale), round(height * scale))
-    canvas = np.full((*input_px, 3), PAD, np.uint8)
-    top, left = (input_px[0] - size[1]) // 2, (input_px[1] - size[0]) // 2
+    # As at run time: the least rectangle of whole strides that holds the scaled picture.
+    rest_y, rest_x = (input_px[0] - size[1]) % STRIDE_PX, (input_px[1] - size[0]) % STRIDE_PX
+    canvas = np.full((size[1] + rest_y, size[0] + rest_x, 3), PAD, np.uint8)
+    top, left = rest_y // 2, rest_x // 2
     canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size)
     blob = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
     name = session.get_inputs()[0].name

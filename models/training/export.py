@@ -91,7 +91,7 @@ def main() -> None:
     out = arguments.models / "weights" / f"{manifest.name}.onnx"
     export(arguments.weights, out)
     entry = {
-        "file": out.name,
+        "file": f"weights/{out.name}",
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         "task": "detect",
         "layout": "yolo",

@@ -34,7 +34,7 @@ class SourceSet:
         every: take each n-th picture only.
         repeat: how often a training picture is listed (over-sampling).
         compose: how many augmented copies are made of a training picture.
-        bare: no `images.csv`: every picture is complete; the split is by a hash of the picture's group.
+        bare: no `images.csv`: every picture is complete and a scene of its own; a hash of its name says the split.
         optional: the folder may be absent.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 os.environ.setdefault("YOLO_OFFLINE", "true")  # before the import: no update or font look-ups
 
 import torch
+import yaml
 from ultralytics import YOLO
 from ultralytics import settings as ultralytics_settings
 
@@ -92,10 +93,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("options", nargs="*", help="KEY=VALUE")
     arguments = parser.parse_args()
-    extra = {}
-    for option in arguments.options:
-        key, _, value = option.partition("=")
-        extra[key] = float(value) if "." in value else int(value) if value.isdigit() else value
+    pairs = (option.partition("=") for option in arguments.options)
+    extra = {key: yaml.safe_load(value) for key, _, value in pairs}
     print(
         train(
             arguments.manifest,
