@@ -108,7 +108,7 @@ def test_boxes_come_back_to_where_they_were(
     assert boxing.shape[1] <= 640
     assert boxing.shape[0] % 32 == boxing.shape[1] % 32 == 0
     x, y = data.draw(st.floats(0, width)), data.draw(st.floats(0, height))
-    there = np.array([[x, y, x, y]], np.float32) * np.float32(boxing.scale)
+    there = np.array([[x, y, x, y]], np.float32) * np.array(boxing.scale * 2, np.float32)
     there += np.array([boxing.left, boxing.top] * 2, np.float32)
     back = boxing.to_picture(there, (height, width))
     np.testing.assert_allclose(back, [[x, y, x, y]], atol=0.01 * max(1, width / 640))

@@ -52,14 +52,14 @@ class Letterbox:
 
     Attributes:
         shape: Height and width of the input in pixels.
-        scale: Input pixels per picture pixel.
+        scale: Input pixels per picture pixel, across and down; they differ by the rounding of `size`.
         size: Width and height of the scaled picture in the input.
         left: Columns of padding before it.
         top: Rows of padding above it.
     """
 
     shape: tuple[int, int]
-    scale: float
+    scale: tuple[float, float]
     size: tuple[int, int]
     left: int
     top: int
@@ -76,7 +76,7 @@ class Letterbox:
             rest_y, rest_x = rest_y % STRIDE_PX, rest_x % STRIDE_PX
         return cls(
             shape=(height + rest_y, width + rest_x),
-            scale=scale,
+            scale=(width / picture[1], height / picture[0]),
             size=(width, height),
             left=round(rest_x / 2 - 0.1),  # an odd pixel goes to the right and to the bottom
             top=round(rest_y / 2 - 0.1),
@@ -95,7 +95,7 @@ class Letterbox:
         """Boxes (n, 4) in input pixels as boxes in pixels of the picture of (height, width), clipped to it."""
         offset = np.array([self.left, self.top] * 2, np.float32)
         limit = np.array([picture[1], picture[0]] * 2, np.float32)
-        moved: _Floats = np.clip((xyxy - offset) / np.float32(self.scale), 0, limit)
+        moved: _Floats = np.clip((xyxy - offset) / np.array(self.scale * 2, np.float32), 0, limit)
         return moved
 
 
@@ -302,11 +302,11 @@ def _masks(
     height, width = picture
     masks = np.zeros((len(xyxy), height, width), np.bool_)
     grain = prototypes.shape[1] / boxing.shape[0]  # prototype pixels per input pixel
-    zoom = boxing.scale * grain
+    zoom_x, zoom_y = (scale * grain for scale in boxing.scale)
     to_prototype = np.array(  # pixel centres: x' = (s·(x + ½) + left)·g - ½
         [
-            [zoom, 0, zoom / 2 + boxing.left * grain - 0.5],
-            [0, zoom, zoom / 2 + boxing.top * grain - 0.5],
+            [zoom_x, 0, zoom_x / 2 + boxing.left * grain - 0.5],
+            [0, zoom_y, zoom_y / 2 + boxing.top * grain - 0.5],
         ]
     )
     logits = np.tensordot(coefficients, prototypes, axes=1)
