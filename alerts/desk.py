@@ -3,8 +3,8 @@
 Everything that one step changes (ticket, audit event, outbox rows, decision records, open alarms, rule snapshot) is
 one `Batch`, so that a kill at any moment leaves either all of it or nothing. An alarm is open from its raise to its
 clear, and belongs to one ticket or is held back by storm control. Who disposes of a ticket does not end its alarm:
-while the condition goes on holding, nothing new is raised; if it clears and comes again within the rule's cooldown after
-the disposal it stays quiet until the cooldown is over; later it is a new ticket.
+while the condition goes on holding, nothing new is raised; if it clears and comes again within the rule's cooldown
+after the disposal it stays quiet until the cooldown is over; later it is a new ticket.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -52,10 +52,10 @@ from alerts.tickets import (
 )
 from alerts.topics import Topics
 from pipeline.analyse.scenario import Severity
-from pipeline.exceptions import CommandError, StoreError
+from pipeline.exceptions import CommandError
 from pipeline.observation import Condition, Json
 
-__all__ = ["CameraInfo", "Description", "Picture", "TicketDesk"]
+__all__ = ["CameraInfo", "Description", "Picture", "RuleSnapshots", "TicketDesk"]
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,13 @@ _CONDITIONS = {
     Condition.CLEAR: TicketCondition.CLEARED,
     Condition.UNKNOWN: TicketCondition.UNKNOWN,
 }
+
+
+class RuleSnapshots(Protocol):
+    """The rules, or what they said of themselves when a change was handed over."""
+
+    def snapshot(self, camera_id: str) -> dict[str, Json]:
+        """A camera's pending dwells and open alarms as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +192,7 @@ class TicketDesk:
         t: float,
         *,
         picture: Picture | None = None,
-        rules: RuleBook | None = None,
+        rules: RuleSnapshots | None = None,
         scenario_states: Mapping[tuple[str, str], dict[str, Json]] | None = None,
     ) -> list[Ticket]:
         """Take in what the rules made of one moment.
@@ -218,7 +225,7 @@ class TicketDesk:
     def checkpoint(
         self,
         t: float,
-        rules: RuleBook,
+        rules: RuleSnapshots,
         camera_ids: Iterable[str],
         scenario_states: Mapping[tuple[str, str], dict[str, Json]] | None = None,
     ) -> Future[None]:
@@ -401,7 +408,7 @@ class TicketDesk:
             return []
         try:
             future.result()
-        except StoreError:
+        except Exception:
             self._load()
             raise
         return list(step.tickets.values())

@@ -365,7 +365,9 @@ class RuleBook:
         self._cameras: dict[str, dict[tuple[str, str], _Slot]] = {}
         self._swept: dict[str, float] = {}
 
-    def __len__(self) -> int:
+    @property
+    def subject_count(self) -> int:
+        """How many subjects it keeps a state for."""
         return sum(map(len, self._cameras.values()))
 
     def open_alarms(self) -> list[AlarmKey]:
@@ -383,25 +385,26 @@ class RuleBook:
         One that is older than the last by up to `max_gap` is ignored; by more, the timeline has started anew and the
         time between is unknown.
         """
-        changes: list[Change] = []
-        swept = self._swept.setdefault(o.camera_id, o.t)
-        if not -_SWEEP_S < o.t - swept < _SWEEP_S:
-            changes = self.advance(o.t, o.camera_id)
         slots = self._cameras.get(o.camera_id)
         if slots is None:
             slots = self._cameras[o.camera_id] = {}
         slot = slots.get((o.scenario, o.subject))
         if slot is None:
             if o.condition is Condition.UNKNOWN:
-                return changes
+                return []
             slot = slots[o.scenario, o.subject] = _Slot(
                 AlarmKey(o.camera_id, o.scenario, o.subject),
                 self._parameters_of(o.camera_id, o.scenario),
             )
+        changes: list[Change] = []
         if slot.phase == _IDLE and o.condition is Condition.CLEAR and o.t >= slot.last_t:
             slot.last_t, slot.blind = o.t, False
-            return changes
-        return changes + self._step(slot, o)
+        else:
+            changes = self._step(slot, o)
+        swept = self._swept.setdefault(o.camera_id, o.t)
+        if not -_SWEEP_S < o.t - swept < _SWEEP_S:
+            changes += self.advance(o.t, o.camera_id)
+        return changes
 
     def advance(self, t: float, camera_id: str | None = None) -> list[Change]:
         """Stream time has come to `t`, of one camera or of all, with or without observations.
