@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from alerts.connection import try_connect
+from alerts.connection import BrokerSettings, Connection
 from gridwatch.config import CameraSettings, Config
 from gridwatch.host import KEYFRAME_WARNING_S, load_detectors, models_needed
 from pipeline.capture.probe import StreamReport, probe
@@ -26,6 +28,7 @@ __all__ = ["check_site", "draw_zones"]
 
 # BGR; the same zone has the same colour in every picture of a run.
 COLOURS = ((66, 133, 244), (80, 200, 120), (0, 200, 255), (255, 128, 0), (200, 80, 255))
+BROKER_S = 15.0  # two protocol versions at five seconds each, and some
 PARALLEL = 8  # opening a camera is waiting, mostly
 
 
@@ -117,6 +120,25 @@ def check_site(config: Config, out: Path, seconds: float) -> bool:
     else:
         console.print(f"✓ broker {config.broker.address}, MQTT {protocol}", markup=False)
     return well
+
+
+def try_connect(settings: BrokerSettings) -> str:
+    """Connect to the broker once; gives the protocol version.
+
+    Raises:
+        BrokerError: with the reason in words.
+    """
+    connection = Connection(settings, client_id=f"gridwatch-check-{os.getpid()}", clean=True)
+    connection.start()
+    try:
+        deadline = time.monotonic() + BROKER_S
+        while not connection.connected.wait(0.1):
+            if connection.failures or time.monotonic() > deadline:
+                reason = connection.last_reason or f"no answer within {BROKER_S:g} s"
+                raise BrokerError(f"{settings.address}: {reason}")
+        return connection.protocol or "?"
+    finally:
+        connection.close(2.0)
 
 
 def draw_zones(picture: Image, camera: CameraSettings) -> Image:

@@ -45,6 +45,17 @@ STATUS_S = 60.0  # statuses are repeated so that `silent for` stays current
 RING_BYTES = 64 * 1024 * 1024  # 40 s of a 1080p camera at 12 Mbit/s
 KEYFRAME_WARNING_S = 10.0  # longer intervals force full decoding and delay the first picture
 
+_CAPTURE_COUNTERS = {
+    "packets": "Packets read",
+    "bytes": "Bytes read",
+    "decoded": "Pictures decoded",
+    "converted": "Pictures handed to analysis",
+    "dropped": "Pictures replaced by a newer one before analysis",
+    "corrupt": "Packets that could not be decoded",
+    "reconnects": "Reconnects",
+    "stalls": "Streams that went silent",
+}
+
 
 def models_needed(cameras: list[CameraSettings]) -> dict[str, list[str]]:
     """Camera ids by the model that their scenarios (or head blurring) need."""
@@ -291,29 +302,27 @@ class Host:
 
     def _readings(self) -> list[Reading]:
         readings: list[Reading] = []
+
+        def add(kind: str, name: str, text: str, value: float, camera_id: str = "") -> None:
+            labels = {"camera": camera_id} if camera_id else {}
+            readings.append((kind, f"gridwatch_{name}", text, labels, value))
+
         for camera_id, reader in self.readers.items():
-            label = {"camera": camera_id}
-            counters = reader.counters
-            readings += [
-                ("counter", "gridwatch_packets", "Packets read", label, counters.packets),
-                ("counter", "gridwatch_bytes", "Bytes read", label, counters.bytes),
-                ("counter", "gridwatch_frames_decoded", "Pictures decoded", label, counters.decoded),
-                ("counter", "gridwatch_frames_taken", "Pictures handed to analysis", label, counters.converted),
-                ("counter", "gridwatch_frames_dropped", "Pictures replaced by a newer one before analysis", label, counters.dropped),
-                ("counter", "gridwatch_packets_corrupt", "Packets that could not be decoded", label, counters.corrupt),
-                ("counter", "gridwatch_reconnects", "Reconnects", label, counters.reconnects),
-                ("gauge", "gridwatch_camera_up", "1 while packets arrive", label, float(reader.state is ReaderState.RUNNING)),
-                ("gauge", "gridwatch_rate_wanted_hz", "Frames per second that the scenarios want", label, self.scheduler.wanted_hz(camera_id)),
-                ("gauge", "gridwatch_rate_hz", "Frames per second that they get", label, self.scheduler.granted_hz(camera_id)),
-            ]  # fmt: skip
+            for name, text in _CAPTURE_COUNTERS.items():
+                add("counter", name, text, getattr(reader.counters, name), camera_id)
+            up = float(reader.state is ReaderState.RUNNING)
+            wanted_hz = self.scheduler.wanted_hz(camera_id)
+            granted_hz = self.scheduler.granted_hz(camera_id)
+            add("gauge", "camera_up", "1 while packets arrive", up, camera_id)
+            add("gauge", "rate_wanted_hz", "Frames per second wanted", wanted_hz, camera_id)
+            add("gauge", "rate_hz", "Frames per second granted", granted_hz, camera_id)
         broker = self.publisher.status()
-        readings += [
-            ("gauge", "gridwatch_rate_scale", "1, or less while overload lowers all rates", {}, self.scheduler.governor.scale),
-            ("gauge", "gridwatch_broker_up", "1 while connected to the broker", {}, float(broker.connected)),
-            ("gauge", "gridwatch_outbox_rows", "Messages that wait for the broker", {}, float(self.store.pending_count())),
-            ("counter", "gridwatch_messages_published", "Messages that the broker confirmed", {}, broker.published),
-            ("counter", "gridwatch_tickets_raised", "Tickets raised since the start", {}, self.warner.raised),
-        ]  # fmt: skip
+        scale = self.scheduler.governor.scale
+        add("gauge", "rate_scale", "Below 1 while overload lowers all rates", scale)
+        add("gauge", "broker_up", "1 while connected to the broker", float(broker.connected))
+        add("gauge", "outbox_rows", "Messages that wait for the broker", self.store.pending_count())
+        add("counter", "messages_published", "Confirmed by the broker", broker.published)
+        add("counter", "tickets_raised", "Tickets raised since the start", self.warner.raised)
         return readings
 
 

@@ -36,8 +36,15 @@ _WORDS: dict[str, tuple[str, str]] = {
     "false_alarm": ("误报", "false alarm"),
     "grid": ("网格", "grid"),
     "holding": ("持续中", "still so"),
-    "host_offline": ("主机离线", "host offline"),
-    "host_online": ("主机在线", "host online"),
+    "backing_off": ("重连等待", "waiting to reconnect"),
+    "connecting": ("连接中", "connecting"),
+    "ended": ("已结束", "ended"),
+    "host": ("主机", "host"),
+    "offline": ("离线", "offline"),
+    "online": ("在线", "online"),
+    "quarantined": ("已隔离", "quarantined"),
+    "running": ("正常", "running"),
+    "stalled": ("无数据", "stalled"),
     "id": ("编号", "ticket"),
     "listening": ("正在收看，Ctrl-C 结束", "listening; Ctrl-C ends it"),
     "major": ("重要", "major"),
@@ -102,12 +109,12 @@ def ticket_line(ticket: Ticket, language: Language, zone: tzinfo) -> Text:
     return line
 
 
-def camera_line(camera_id: str, state: str, reason: str, language: Language) -> Text:
+def camera_line(kind: str, subject: str, state: str, reason: str, language: Language) -> Text:
     """A camera's or a host's change of state in the feed."""
     good = state in ("running", "online", "ended")
     line = Text("         ")
-    line.append(f"{say('camera', language)} {camera_id}: ", style="dim")
-    line.append(state, style="green" if good else "bold yellow")
+    line.append(f"{say(kind, language)} {subject}: ", style="dim")
+    line.append(say(state, language), style="green" if good else "bold yellow")
     if reason:
         line.append(f" ({reason})", style="dim")
     return line

@@ -11,10 +11,8 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from alerts.desk import CameraInfo, Description, Picture, TicketDesk
@@ -22,8 +20,8 @@ from alerts.dispatch import Dispatch
 from alerts.evidence import EvidenceStore
 from alerts.privacy import Privacy
 from alerts.rules import Change, ChangeKind
-from alerts.storm import StormControl
 from alerts.store import Store
+from alerts.storm import StormControl
 from alerts.tickets import Ticket, Title, seconds
 from alerts.topics import Topics
 from gridwatch.config import CameraSettings, Config
@@ -133,8 +131,9 @@ class Warner:
         self._store = store
         self._settings = config.evidence
         self._evidence = EvidenceStore(config.evidence, folder / "evidence")
-        self._privacy = {camera.id: Privacy(camera.privacy) for camera in self._cameras.values()}
-        self._people = people
+        self._privacy = {
+            camera.id: Privacy(camera.privacy, people) for camera in self._cameras.values()
+        }
         self._keep_s = config.storage.keep_days * 86400.0
         self._weights = weights
         storm = StormControl(
@@ -294,7 +293,7 @@ class Warner:
         boxes: list[RelativeBox] = [change.box for change in news if change.box is not None]
         image: Image | None = None
         try:
-            image = self._burn(camera_id, frame.picture())
+            image = self._privacy[camera_id].burn(frame.picture())
             evidence, thumbnail = self._evidence.save_picture(camera_id, frame.t, image, boxes)
         except EvidenceError as error:
             log.error("ticket goes out without its picture", camera=camera_id, reason=str(error))
@@ -328,27 +327,17 @@ class Warner:
     def _cut_clip(self, task: _ClipTask, reader: CameraReader) -> None:
         if reader.ring is None or reader.ring.span is None:
             return
-        hidden = self._privacy[task.camera_id].is_needed
-        burn = partial(self._burn, task.camera_id) if hidden else None
+        privacy = self._privacy[task.camera_id]
         path = self._evidence.clip_path(task.camera_id, task.t_from, task.ticket_id)
         try:
-            clip = reader.ring.clip(task.t_from, task.t_to, path, burn)
+            clip = reader.ring.clip(
+                task.t_from, task.t_to, path, privacy.burn if privacy.active else None
+            )
             evidence = self._evidence.clip(path, clip.t_from, clip.t_to)
         except EvidenceError as error:
             log.error("ticket has no clip", ticket=task.ticket_id, reason=str(error))
             return
         self.desk.attach_evidence(task.ticket_id, [evidence], self._clock.now())
-
-    def _burn(self, camera_id: str, image: Image) -> Image:
-        """Hide what must not be seen; persons are looked for in this very picture, not in one from moments ago."""
-        privacy = self._privacy[camera_id]
-        people: list[RelativeBox] | None = None
-        if privacy.settings.blur_heads and self._people is not None:
-            found = self._people.detect([image])[0]
-            persons = found.xyxy[found.data["class_name"] == "person"]
-            size = np.array([image.shape[1], image.shape[0]] * 2)
-            people = [(x1, y1, x2, y2) for x1, y1, x2, y2 in (persons / size).tolist()]
-        return privacy.burn(image, people)
 
     def _open_paths(self) -> set[str]:
         return {item.path for ticket in self._store.open_tickets() for item in ticket.evidence}

@@ -1,0 +1,217 @@
+"""`gridwatch watch` and `gridwatch tickets`: the feed in a terminal, and what operators do with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import tzinfo
+from pathlib import Path
+from typing import Self
+from zoneinfo import ZoneInfo
+
+from pydantic import SecretStr, ValidationError
+from rich.console import Console
+
+from alerts.connection import BrokerSettings
+from alerts.feed import Feed, News
+from alerts.tickets import Action, Outcome, Ticket
+from alerts.topics import Topics
+from gridwatch.config import load_config
+from gridwatch.present import Language, camera_line, say, ticket_line, ticket_panel, ticket_table
+from pipeline.exceptions import CommandError, ConfigError
+
+__all__ = [
+    "FeedSettings",
+    "FeedView",
+    "command_ticket",
+    "feed_settings",
+    "print_tickets",
+    "show_ticket",
+    "watch_feed",
+]
+
+SYNC_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSettings:
+    """Which feed to read, and how to show it."""
+
+    site: str
+    broker: BrokerSettings
+    timezone: tzinfo
+    language: Language
+    user: str = "operator"
+
+
+class FeedView:
+    """Prints the news of a feed as they come; use it as a context manager.
+
+    Attributes:
+        seen: Newest version of every ticket that was shown, by id.
+    """
+
+    def __init__(self, settings: FeedSettings, language: str | None, console: Console) -> None:
+        self._feed = Feed(settings.broker, Topics(settings.site), settings.user)
+        self._zone = settings.timezone
+        self._language: Language = _language(language, settings)
+        self._console = console
+        self._statuses: dict[tuple[str, str], tuple[str, str]] = {}
+        self.seen: dict[str, Ticket] = {}
+
+    def __enter__(self) -> Self:
+        self._feed.__enter__()
+        self._feed.wait_until_synced(SYNC_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._feed.__exit__()
+
+    def follow(self, seconds: float) -> None:
+        """Print what comes within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (left_s := deadline - time.monotonic()) > 0:
+            news = self._feed.news(left_s)
+            if news is not None:
+                self._show(news)
+
+    def _show(self, news: News) -> None:
+        if news.ticket is not None:
+            self.seen[news.subject] = news.ticket
+            self._console.print(ticket_line(news.ticket, self._language, self._zone))
+        elif news.status is not None:
+            now = (
+                str(news.status.get("state", news.status.get("status", "?"))),
+                str(news.status.get("reason") or ""),
+            )
+            if self._statuses.get((news.kind, news.subject)) != now:
+                self._statuses[news.kind, news.subject] = now
+                line = camera_line(news.kind, news.subject, *now, self._language)
+                self._console.print(line)
+
+
+def feed_settings(
+    config: Path | None, broker: str | None, site: str | None, user: str | None
+) -> FeedSettings:
+    """Where the feed is, from a cameras.yaml or from options.
+
+    Raises:
+        ConfigError: if neither says enough.
+    """
+    if config is not None:
+        loaded = load_config(config)
+        return FeedSettings(
+            site or loaded.site.id,
+            loaded.broker if broker is None else _broker(broker, user),
+            loaded.timezone,
+            loaded.site.language,
+            user or loaded.broker.username or "operator",
+        )
+    if site is None:
+        raise ConfigError("expected --config cameras.yaml, or --site with --broker; found neither")
+    zone = ZoneInfo(os.environ.get("TZ") or "Asia/Shanghai")
+    return FeedSettings(site, _broker(broker or "localhost", user), zone, "zh", user or "operator")
+
+
+def watch_feed(settings: FeedSettings, language: str | None) -> None:
+    """Print the feed until Ctrl-C."""
+    console = Console(highlight=False, soft_wrap=True)
+    with FeedView(settings, language, console) as view:
+        console.print(
+            f"{settings.broker.address} · {settings.site} · {say('listening', _language(language, settings))}",
+            style="dim",
+        )
+        try:
+            while True:
+                view.follow(60.0)
+        except KeyboardInterrupt:
+            return
+
+
+def print_tickets(settings: FeedSettings, language: str | None, *, as_json: bool) -> None:
+    """Print the open tickets."""
+    with _synced(settings) as feed:
+        tickets = list(feed.tickets.values())
+    if as_json:
+        for ticket in sorted(tickets, key=lambda one: one.id):
+            sys.stdout.write(ticket.to_json() + "\n")
+        return
+    Console().print(ticket_table(tickets, _language(language, settings), settings.timezone))
+
+
+def show_ticket(settings: FeedSettings, text: str, language: str | None, *, as_json: bool) -> None:
+    """Print one open ticket."""
+    with _synced(settings) as feed:
+        ticket = feed.find(text)
+    if as_json:
+        sys.stdout.write(ticket.to_json() + "\n")
+        return
+    Console().print(ticket_panel(ticket, _language(language, settings), settings.timezone))
+
+
+def command_ticket(
+    settings: FeedSettings, text: str, action: str, *, outcome: str | None = None, note: str = ""
+) -> None:
+    """Send a command and print the answer.
+
+    Raises:
+        CommandError: if the host refused it, or did not answer.
+    """
+    with _synced(settings) as feed:
+        ticket = feed.find(text)
+        reply = feed.command(
+            ticket, Action(action), outcome=Outcome(outcome) if outcome else None, note=note
+        )
+    if reply is None:
+        raise CommandError(
+            f"ticket {ticket.id}: host {ticket.host} did not answer; nothing has changed",
+            code="no_answer",
+        )
+    if not reply.ok:
+        raise CommandError(f"{reply.message} ({reply.code})", code=reply.code)
+    Console(highlight=False).print(f"[green]✓[/] {reply.message}")
+
+
+def _synced(settings: FeedSettings) -> _Synced:
+    return _Synced(Feed(settings.broker, Topics(settings.site), settings.user))
+
+
+class _Synced:
+    """A feed that has received what is retained."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __enter__(self) -> Feed:
+        self._feed.__enter__()
+        try:
+            self._feed.wait_until_synced(SYNC_S)
+        except BaseException:
+            self._feed.__exit__()
+            raise
+        return self._feed
+
+    def __exit__(self, *_: object) -> None:
+        self._feed.__exit__()
+
+
+def _broker(text: str, user: str | None) -> BrokerSettings:
+    host, _, port = text.rpartition(":") if ":" in text else (text, "", "1883")
+    password = os.environ.get("GRIDWATCH_PASSWORD")
+    try:
+        return BrokerSettings(
+            host=host,
+            port=int(port),
+            username=user if password else None,
+            password=SecretStr(password) if password else None,
+        )
+    except (ValidationError, ValueError):
+        raise ConfigError(f"--broker {text}: expected HOST or HOST:PORT") from None
+
+
+def _language(asked: str | None, settings: FeedSettings) -> Language:
+    if asked is None:
+        return settings.language
+    return "en" if asked == "en" else "zh"
