@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
+import structlog
+import supervision as sv
 
+from pipeline.exceptions import ModelError
 from pipeline.frame import Image
 from pipeline.observation import RelativeBox
 from pipeline.units import Polygon, Settings
 
-__all__ = ["People", "Privacy", "PrivacySettings"]
+__all__ = ["PersonDetector", "Privacy", "PrivacySettings"]
+
+log = structlog.get_logger(__name__)
 
 # Faces are recognised down to some 8 x 8 pixels; four cells across a head keep its colours and nothing else.
 HEAD_CELLS = 4
@@ -37,66 +42,82 @@ class PrivacySettings(Settings):
     blur_heads: bool = False
 
 
-class Privacy:
-    """Burns one camera's masks and heads into its pictures. Safe to use from any thread."""
+class PersonDetector(Protocol):
+    """What finds the persons whose heads are hidden; `pipeline.analyse.detector.Detector` is one."""
 
-    def __init__(self, settings: PrivacySettings) -> None:
+    def detect(self, images: Sequence[Image]) -> list[sv.Detections]:
+        """Detections of each picture, in its pixels, with `data["class_name"]`."""
+
+
+class Privacy:
+    """Burns one camera's masks and heads into its pictures. Safe to use from any thread if `people` is.
+
+    Args:
+        settings: What to hide.
+        people: Finds persons in the picture that is about to leave: boxes from analysis may be of another moment.
+            Everything above the detector's floor counts, also below its operating point: a head blurred for nothing
+            does less harm than one that is shown.
+    """
+
+    def __init__(self, settings: PrivacySettings, people: PersonDetector | None = None) -> None:
         self.settings = settings
+        self._people = people
+        self._blind = False
 
     @property
-    def is_needed(self) -> bool:
-        """Whether `burn` changes anything; where it does not, clips need no re-encoding."""
+    def active(self) -> bool:
+        """Whether `burn` changes anything; where it does not, clips need no encoding."""
         return bool(self.settings.masks) or self.settings.blur_heads
 
     def burn(self, image: Image, people: Sequence[RelativeBox] | None = None) -> Image:
         """A copy of `image` without what must not be seen; `image` itself where nothing is to be hidden.
 
+        Where heads are to be hidden and nobody can tell where they are (no detector, or it fails), the whole picture
+        is pixelated.
+
         Args:
             image: (h, w, 3) uint8 BGR, of any of the camera's streams.
-            people: Boxes of all persons in it, relative, perhaps none. None means that nobody has looked: then, if
-                heads are to be hidden, the whole picture is pixelated.
+            people: Boxes of all persons in it, relative, perhaps none; None asks the detector.
 
         Returns:
             (h, w, 3) uint8 BGR.
         """
-        if not self.is_needed:
+        if not self.active:
             return image
         burned: Image = np.ascontiguousarray(image).copy()
         if self.settings.blur_heads:
-            if people is None:
+            boxes = self._find(image) if people is None else people
+            if boxes is None:
                 _pixelate_all(burned)
-            for box in people or ():
+            for box in boxes or ():
                 _pixelate(burned, _head(box, burned.shape[1], burned.shape[0]))
         for mask in self.settings.masks:
             _fill(burned, mask)
         return burned
 
-
-class People:
-    """Where persons were seen lately, so that the frames between detections hide them too.
-
-    Args:
-        window_s: A frame hides everybody who was seen within this time of it. At 1.5 m/s a walker moves by about the
-            width of a head margin per detection interval; the union of the boxes covers the path between.
-    """
-
-    def __init__(self, window_s: float = 1.5) -> None:
-        self._window_s = window_s
-        self._seen: deque[tuple[float, tuple[RelativeBox, ...]]] = deque(maxlen=600)
-
-    def note(self, t: float, boxes: Sequence[RelativeBox]) -> None:
-        """The detector looked at stream time `t` and found these persons, perhaps none."""
-        self._seen.append((t, tuple(boxes)))
-
-    def at(self, t: float) -> list[RelativeBox] | None:
-        """Everybody who was seen around `t`; None if the detector did not look within the window."""
-        return self.between(t, t)
-
-    def between(self, t_from: float, t_to: float) -> list[RelativeBox] | None:
-        """Everybody who was seen from `t_from` to `t_to`, for a clip; None if the detector did not look then."""
-        first, last = t_from - self._window_s, t_to + self._window_s
-        near = [boxes for t, boxes in tuple(self._seen) if first <= t <= last]
-        return [box for boxes in near for box in boxes] if near else None
+    def _find(self, image: Image) -> list[RelativeBox] | None:
+        """Persons in a picture; None if nobody can tell."""
+        found: sv.Detections | None = None
+        reason = "there is no detector of persons"
+        if self._people is not None:
+            try:
+                found = self._people.detect([image])[0]
+            except ModelError as error:
+                reason = str(error)
+        if found is None:
+            if not self._blind:
+                log.error("heads cannot be found, whole pictures are pixelated", reason=reason)
+            self._blind = True
+            return None
+        self._blind = False
+        height, width = image.shape[:2]
+        scale = np.array([width, height, width, height], np.float64)
+        names = found.data.get("class_name", np.array([], str))
+        return [
+            (float(x1), float(y1), float(x2), float(y2))
+            for (x1, y1, x2, y2), name in zip(found.xyxy / scale, names, strict=True)
+            if name == "person"
+        ]
 
 
 def _head(box: RelativeBox, width_px: int, height_px: int) -> tuple[int, int, int, int]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import supervision as sv
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from alerts.privacy import People, Privacy, PrivacySettings
+from alerts.privacy import Privacy, PrivacySettings
+from pipeline.exceptions import ModelError
 from pipeline.frame import Image
 
 MASK = ((0.1, 0.1), (0.4, 0.1), (0.4, 0.5), (0.1, 0.5))
@@ -20,7 +25,7 @@ def noise(height: int = 120, width: int = 160, seed: int = 0) -> Image:
 def test_nothing_to_hide_gives_the_same_picture() -> None:
     image = noise()
     privacy = Privacy(PrivacySettings())
-    assert not privacy.is_needed
+    assert not privacy.active
     assert privacy.burn(image, None) is image
 
 
@@ -109,14 +114,42 @@ def test_a_box_outside_the_picture_or_without_area_harms_nothing() -> None:
     privacy.burn(image, [(0.999, 0.999, 1.0, 1.0)])
 
 
-def test_people_between_two_detections_are_those_of_both() -> None:
-    people = People(window_s=1.0)
-    first, second = (0.1, 0.1, 0.2, 0.5), (0.3, 0.1, 0.4, 0.5)
-    people.note(10.0, [first])
-    people.note(11.0, [second])
-    people.note(14.0, [])
-    assert people.at(10.5) == [first, second]
-    assert people.at(9.2) == [first]
-    assert people.at(14.2) == []
-    assert people.at(12.5) is None
-    assert people.between(9.5, 14.0) == [first, second]
+class Seer:
+    """Finds what it is told, or fails."""
+
+    def __init__(self, *found: tuple[str, tuple[float, float, float, float]]) -> None:
+        self.found = found
+        self.fails = False
+
+    def detect(self, images: Sequence[Image]) -> list[sv.Detections]:
+        if self.fails:
+            raise ModelError("model vehicles: out of memory")
+        return [
+            sv.Detections(
+                xyxy=np.array([box for _, box in self.found], np.float32).reshape(-1, 4),
+                confidence=np.full(len(self.found), 0.2, np.float32),
+                class_id=np.zeros(len(self.found), int),
+                data={"class_name": np.array([name for name, _ in self.found], str)},
+            )
+            for _ in images
+        ]
+
+
+def test_persons_are_looked_for_in_the_picture_that_leaves() -> None:
+    image = noise(400, 400)
+    seer = Seer(("person", (160, 40, 240, 360)), ("car", (300, 40, 390, 360)))
+    burned = Privacy(PrivacySettings(blur_heads=True), seer).burn(image)
+    assert len(np.unique(burned[40:150, 160:240].reshape(-1, 3), axis=0)) <= 16
+    assert np.array_equal(burned[:, 300:], image[:, 300:])
+
+
+def test_a_detector_that_fails_hides_everything_and_says_so_once() -> None:
+    image = noise(160, 320)
+    seer = Seer()
+    privacy = Privacy(PrivacySettings(blur_heads=True), seer)
+    assert np.array_equal(privacy.burn(image), image), "nobody is there"
+    seer.fails = True
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert len(np.unique(privacy.burn(image).reshape(-1, 3), axis=0)) <= 16 * 32
+    assert [entry["reason"] for entry in logs] == ["model vehicles: out of memory"]
