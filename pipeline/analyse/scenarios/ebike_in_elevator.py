@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.analyse.geometry import (
     Region,
@@ -103,6 +103,15 @@ class EbikeInElevatorParameters(ScenarioParameters):
     min_box_area: float = Field(default=0.01, ge=0, lt=1)
     enter_share: float = Field(default=ENTER_SHARE, gt=0, le=1)
     leave_share: float = Field(default=LEAVE_SHARE, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _band(self) -> Self:
+        if not self.leave_share < self.enter_share:
+            raise ValueError(
+                f"expected leave_share below enter_share ({self.enter_share:g}), "
+                f"found {self.leave_share:g}"
+            )
+        return self
 
 
 @dataclass(slots=True)
@@ -381,7 +390,8 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
     def _detail(self, suspect: _Suspect, reason: str, count: int) -> dict[str, Json]:
         mean = suspect.score / suspect.frames if suspect.frames > 0 else 0.0
         return {
-            "reason": reason,
+            # A word that changes is news to the rule; how a lasting condition is confirmed is none.
+            **({"evidence": [reason]} if count else {"reason": reason}),
             "count": count,
             "persons": self._persons,
             "score": round(mean, 3),

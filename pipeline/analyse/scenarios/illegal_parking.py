@@ -72,7 +72,7 @@ TOTAL_SHIFT = 1.0
 SAME_SIZE = 0.5
 # Long enough that a vehicle which slows down for a bump does not count; short against any dwell.
 SETTLE_S = 3.0
-# Speed is measured over this long, or two sightings.
+# Speed is measured over at least this long.
 SPEED_WINDOW_S = 3.0
 # Sightings closer than this show how a vehicle moves; wider apart, another may have taken the place meanwhile.
 DENSE_S = 0.5
@@ -187,7 +187,7 @@ class _Place:
 
     def sight(self, t: float, vehicle: _Vehicle) -> None:
         self.recent.append((t, vehicle.box))
-        while len(self.recent) > 2 and self.recent[0][0] < t - SPEED_WINDOW_S:
+        while len(self.recent) > 2 and self.recent[1][0] <= t - SPEED_WINDOW_S:
             self.recent.popleft()
         self.seen_t, self.tracker_id = t, vehicle.tracker_id
         self.sightings += 1
@@ -208,12 +208,16 @@ class _Place:
         after = as_box(np.median(np.array([box for _, box in newer]), axis=0))
         return box_shift(before, after) / dt
 
-    def stand_anew(self, t: float, box: RelativeBox, picture: Image) -> None:
-        """It stands here since `t`: what was known of it elsewhere no longer counts."""
-        self.home, self.reference, self.since = box, take_patch(picture, box), t
-        self.sightings = 1
+    def stand_anew(self, image: Image) -> None:
+        """It moved: it stands, if so, where it was seen last, since the first of the last boxes there."""
+        boxes = list(self.recent)
+        begin = len(boxes) - 1
+        while begin > 0 and box_shift(boxes[begin - 1][1], self.last) <= SAME_PLACE_SHIFT:
+            begin -= 1
+        self.since = boxes[begin][0]
+        self.home, self.reference = self.last, take_patch(image, self.last)
+        self.sightings = len(boxes) - begin
         self.other = None
-        self.likeness = None
 
 
 class IllegalParking(Scenario[IllegalParkingParameters]):
@@ -402,7 +406,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         if place.settled:
             self._stand(place, now, hidden, image, gap_s, t)
         else:
-            self._settle(place, vehicle, image, t, sure=watched or place.likeness is not None)
+            self._settle(place, image, t, sure=watched or place.likeness is not None)
 
     def _is_back(self, place: _Place, vehicle: _Vehicle) -> bool:
         """Whether a place that looked empty shows the same again: the vehicle was only hidden or missed."""
@@ -437,13 +441,11 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         place.gone_since, place.left = place.other_since, True
         self._open(vehicle, scene)
 
-    def _settle(
-        self, place: _Place, vehicle: _Vehicle, image: Image, t: float, *, sure: bool
-    ) -> None:
+    def _settle(self, place: _Place, image: Image, t: float, *, sure: bool) -> None:
         """A stay begins once the vehicle was seen standing for a while; once more where only boxes speak for it."""
         box = place.box()
         if box_shift(place.home, box) > SAME_PLACE_SHIFT:
-            place.stand_anew(t, vehicle.box, image)
+            place.stand_anew(image)
             return
         speed = place.speed()
         if (
@@ -476,7 +478,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         if shift > SAME_PLACE_SHIFT or (speed is not None and speed > self.parameters.still_speed):
             place.condition, place.reason = Condition.UNKNOWN, "moves"
             still = speed is not None and speed <= self.parameters.still_speed / 2
-            if still and t - place.recent[0][0] >= SETTLE_S * 0.9:
+            if still and t - place.recent[0][0] >= SPEED_WINDOW_S:
                 place.home, place.reference = box, take_patch(image, box)
                 place.condition, place.reason = Condition.HOLDS, "detection"
             return
