@@ -26,7 +26,7 @@ PATCH_SIDE = 24
 # Sensor and codec noise of an area-averaged pixel, in levels.
 NOISE = 1.0
 # Two looks closer than this show the same tongue of flame: they are no repetition.
-SAME_MOMENT_S = 0.3
+SAME_MOMENT_S = 0.4
 # Five pictures are the least in which three have a neighbour that is not the one beside them.
 LEAST_PATCHES = 5
 # A line through fewer would follow the flicker itself.
@@ -90,11 +90,11 @@ def measure_dynamics(
     values = np.stack(patches).astype(np.float64).reshape(count, -1)
     level = np.maximum(np.asarray(levels, np.float64), 1.0)
     values *= np.clip(np.median(level) / level, 0.8, 1.25)[:, None]
-    values -= _trend(t, values) if count >= LEAST_FOR_TREND else values.mean(axis=0)
+    changes = values - (_trend(t, values) if count >= LEAST_FOR_TREND else values.mean(axis=0))
 
-    spread = values.std(axis=0)
+    spread = changes.std(axis=0)
     lively = spread >= np.quantile(spread, 0.75)
-    active = values[:, lively]
+    active = changes[:, lively]
     energy = float(np.sqrt(np.mean(active**2)))
     rate = (count - 1) / duration
     return Dynamics(
