@@ -43,7 +43,7 @@ class Grid(Settings):
 
     name: str = ""
     households: int | None = Field(default=None, ge=0)
-    grids: dict[Level, Grid] = {}
+    grids: dict[Level, Grid] = Field(default={})
 
 
 class DispatchSettings(Settings):
@@ -54,8 +54,8 @@ class DispatchSettings(Settings):
         departments: Departments that hear at once of a scenario's tickets, with every grid above the camera.
     """
 
-    grids: dict[Level, Grid] = {}
-    departments: dict[str, tuple[Level, ...]] = {"fire": ("fire",)}
+    grids: dict[Level, Grid] = Field(default={})
+    departments: dict[str, tuple[Level, ...]] = Field(default={"fire": ("fire",)})
 
     @field_validator("grids")
     @classmethod

@@ -116,7 +116,7 @@ def test_the_tree_knows_its_paths_and_what_is_not_in_it() -> None:
         ({"a": {"grids": {"#": {}}}}, "expected a name without"),
         ({"departments": {}}, "kept for them"),
         ({"a": {"grids": {"b": {"grids": {"c": {"grids": {"d": {}}}}}}}}, "at most 3 levels"),
-        ({"a": {"grids": {}}}, "Extra inputs"),
+        ({"a": {"grid": {}}}, "Extra inputs"),
     ],
 )
 def test_a_wrong_tree_is_refused(tree: object, message: str) -> None:
