@@ -19,6 +19,7 @@ _Grey: TypeAlias = npt.NDArray[np.float32]
 WIDTH_PX = 160  # working width: an object that YOLO still finds in a 960 px picture keeps a few pixels here
 BACKGROUND_S = 2.0  # time constant of the background: slow light is followed, a walker is not
 NOISE_S = 20.0  # time constant of the noise estimate: longer than any single passage
+WORST_NOISE = 5.0  # grey levels: a camera at full gain, σ = 30 per pixel, after the mean of 16; the rest is motion
 DEVIATIONS = 6.0  # of noise that count as motion; 14,400 pixels at 5 Hz must stay silent for hours
 LEAST_STEP = (
     5.0  # grey levels: 2 %, below which quantisation and compression make steps of their own
@@ -98,7 +99,7 @@ class MotionGate:
         now = MAD_TO_SIGMA * float(np.median(size[::2, ::2]))
         known = self._noise.get(keyframe)
         if known is None:
-            known = now
+            known = min(now, WORST_NOISE)
         else:
             # A crowd that fills the picture must not pass for noise: one frame can at most double it.
             weight = 1 - math.exp(-dt / NOISE_S)
