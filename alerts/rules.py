@@ -90,9 +90,9 @@ class Decision(BaseModel):
     """Why an alarm was raised or cleared, or why a candidate was not.
 
     Attributes:
-        code: ``raised``, ``cleared``; for a suppressed candidate the rule's ``too_short``, ``ratio_too_low``, ``gap``,
-            ``cooldown``, or the storm control's ``muted``, ``over_budget``, ``grouped``, ``inhibited``,
-            ``disposed_recently``.
+        code: ``raised``, ``cleared``; for a suppressed candidate the rule's ``too_short`` (held, then stopped),
+            ``ratio_too_low`` (held on and off), ``gap``, ``cooldown``, or the storm control's ``muted``,
+            ``over_budget``, ``grouped``, ``inhibited``, ``disposed_recently``.
         reason: The same in words.
         since: When the condition was first seen to hold; stream time in seconds.
         t: When it was decided; stream time in seconds.
@@ -501,20 +501,20 @@ class RuleBook:
         slot.clear += dt
         slot.clear_run += dt
         allowed = (1 - p.min_ratio) * max(slot.known, p.raise_after)
-        over = slot.clear > allowed + _TOLERANCE_S
-        if over or slot.clear_run >= p.clear_after - _TOLERANCE_S:
-            return self._give_up(slot, o.t, self._why(slot, over=over))
+        ended = slot.clear_run >= p.clear_after - _TOLERANCE_S
+        if ended or slot.clear > allowed + _TOLERANCE_S:
+            return self._give_up(slot, o.t, self._why(slot))
         return []
 
     @staticmethod
-    def _why(slot: _Slot, *, over: bool) -> tuple[str, str]:
+    def _why(slot: _Slot) -> tuple[str, str]:
         p = slot.parameters
         if slot.cooled:
             return "cooldown", f"ended within the cooldown of {p.cooldown:g} s after the last alarm"
-        if over and slot.known >= p.raise_after - _TOLERANCE_S:
+        if slot.clear > slot.clear_run + _TOLERANCE_S:
             reason = (
-                f"held {slot.held:.1f} s of {slot.known:.1f} s known, "
-                f"less than the {p.min_ratio:.0%} asked"
+                f"held on and off for {slot.held:.1f} s of {slot.known:.1f} s known; "
+                f"{p.raise_after:g} s and {p.min_ratio:.0%} are asked"
             )
             return "ratio_too_low", reason
         return "too_short", f"held {slot.held:.1f} s, {p.raise_after:g} s are asked"
