@@ -252,13 +252,14 @@ def _camera(
         if key in StreamSettings.model_fields:
             origins[*here, "stream", key] = (*here, key)
             stream[key] = merged.pop(key)
-    if isinstance(stream.get("streams"), dict):
-        stream.update(stream.pop("streams"))
+    if isinstance(merged.get("streams"), dict):
+        stream.update(merged.pop("streams"))
+        origins[*here, "stream"] = (*here, "streams")
     for key in ("url", "detect", "record"):
         if isinstance(stream.get(key), str):
             stream[key] = _resolve(stream[key], document.file.parent)
     merged["stream"] = stream
-    origins[*here, "stream"] = here
+    origins.setdefault((*here, "stream"), here)
     scenarios = merged.get("scenarios", {})
     if isinstance(scenarios, list):  # `scenarios: [fire]` means fire with its defaults
         scenarios = {str(name): None for name in scenarios}
@@ -351,6 +352,8 @@ def _cross_checks(document: LocatedYaml, config: Config) -> Iterator[str]:
             first = document.place(("cameras", seen[camera.id], "id"))
             yield f"{document.place(('cameras', index, 'id'))}: {camera.id!r} is taken by {first}"
         seen.setdefault(camera.id, index)
+        if (problem := config.dispatch.problem(camera.grid)) is not None:
+            yield f"{document.place(('cameras', index, 'grid'))}: {problem}"
     if not config.cameras:
         yield f"{document.place(('cameras',))}: expected at least one camera, found none"
 
