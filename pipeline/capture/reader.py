@@ -157,6 +157,11 @@ class CameraReader:
         return over and not self._mailbox.waiting
 
     @property
+    def waiting(self) -> bool:
+        """Whether a frame lies ready to be taken."""
+        return self._mailbox.waiting
+
+    @property
     def ident(self) -> int | None:
         """Identifier of its Python thread, by which a native crash is attributed to this camera."""
         return None if self._thread is None else self._thread.ident

@@ -123,9 +123,10 @@ class AvSource:
         try:
             self._container = self._open(settings, url)
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
-            if self._live and time.monotonic() - started_s >= settings.open_timeout:
-                error = TimeoutError()  # FFmpeg calls an interrupted RTSP handshake invalid data
-            raise _capture_error(url, error, settings.open_timeout, opening=True) from None
+            # FFmpeg calls an RTSP handshake that PyAV interrupted "invalid data".
+            late = self._live and time.monotonic() - started_s >= settings.open_timeout
+            cause = TimeoutError() if late else error
+            raise _capture_error(url, cause, settings.open_timeout, opening=True) from None
         try:
             self._stream: VideoStream = self._container.streams.video[0]
             if self._stream.codec_context is None:
