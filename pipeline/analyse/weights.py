@@ -123,8 +123,7 @@ def load_registry(path: Path | None = None) -> dict[str, WeightsEntry]:
     Raises:
         ModelError: if a registry cannot be read or an entry is wrong; one line.
     """
-    packaged = package_registry()
-    entries = _read(packaged) if packaged.exists() else {}
+    entries = _read(package_registry())
     if path is not None:
         entries |= _read(path)
     return entries
