@@ -345,6 +345,9 @@ class Connection:
         finally:
             self.connected.clear()
             self._client = None
+            # They refer to the client: without this cycle its sockets close now and not at some collection.
+            client.on_connect = client.on_subscribe = client.on_disconnect = None
+            client.on_publish = client.on_message = None
             if up_since is not None:
                 self._on_down(number)
         return _End(reason, time.monotonic() - up_since if up_since is not None else 0.0)

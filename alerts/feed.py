@@ -11,14 +11,16 @@ import queue
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import structlog
+from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
-from alerts.connection import BrokerSettings, Connection, Incoming
+from alerts.connection import BrokerSettings, Connection, Incoming, Token
 from alerts.tickets import Action, Outcome, Reply, Ticket, instant
 from alerts.topics import Topics
 from pipeline.exceptions import BrokerError, CommandError
@@ -28,6 +30,8 @@ __all__ = ["Feed", "News"]
 log = structlog.get_logger(__name__)
 
 QUIET_S = 0.4  # retained tickets come in one go; a pause this long means that all have come
+RESENT_S = 3.0  # what is not sent again so long after a reconnect was cleared meanwhile
+CLOSED_KEPT = 10_000  # versions of closed tickets, so that a late repeat does not open one again
 QUEUE = 10_000  # a viewer that sleeps through a burst loses old news, never the mirror
 
 
@@ -60,7 +64,7 @@ class Feed:
         clock: Wall clock in seconds since the epoch, for the expiry of commands.
 
     Attributes:
-        tickets: Open tickets by id, newest version.
+        tickets: Open tickets by id, newest version; replaced, never changed, so that any thread may walk through it.
     """
 
     def __init__(
@@ -76,7 +80,10 @@ class Feed:
         self.tickets: dict[str, Ticket] = {}
         self._news: queue.Queue[News] = queue.Queue(QUEUE)
         self._replies: dict[str, queue.Queue[Reply]] = {}
-        self._last_s = time.monotonic()
+        self._refusals: dict[Token, str] = {}
+        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._not_resent: set[str] = set()
+        self._last_s = self._up_s = time.monotonic()
         self._came_up = threading.Event()
         prefix = topics.prefix
         self._connection = Connection(
@@ -91,7 +98,13 @@ class Feed:
             ],
             on_up=self._on_up,
             on_message=self._on_message,
+            on_acknowledged=self._on_acknowledged,
         )
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection.connected.is_set()
 
     def __enter__(self) -> Self:
         self._connection.start()
@@ -156,7 +169,7 @@ class Feed:
             comes back later does not act on it behind the person's back.
 
         Raises:
-            BrokerError: if the command could not be sent.
+            BrokerError: if the command could not be sent, or the broker refused it (under MQTT 3.1.1 it cannot say so).
         """
         command_id = uuid.uuid4().hex
         answer: queue.Queue[Reply] = queue.Queue()
@@ -187,17 +200,24 @@ class Feed:
         try:
             return answer.get(timeout=timeout_s)
         except queue.Empty:
+            refusal = self._refusals.pop(token, None)
+            if refusal is not None:
+                raise BrokerError(
+                    f"the broker refuses commands of user {self._user!r}: {refusal}"
+                ) from None
             return None
         finally:
             self._replies.pop(command_id, None)
 
     def _on_up(self) -> None:
-        self._last_s = time.monotonic()
+        self._last_s = self._up_s = time.monotonic()
+        self._not_resent = set(self.tickets)
         self._came_up.set()
 
     def _on_message(self, message: Incoming) -> None:
         message.acknowledge()
         self._last_s = time.monotonic()
+        self._drop_cleared()
         kind, _, rest = message.topic.removeprefix(f"{self._topics.prefix}/").partition("/")
         try:
             if kind == "tickets":
@@ -216,19 +236,36 @@ class Feed:
             first = str(error).splitlines()[0]
             log.warning("message is not understood", topic=message.topic, error=first)
 
+    def _on_acknowledged(self, token: Token, reason: ReasonCode | None) -> None:
+        if reason is not None:
+            self._refusals[token] = str(reason)
+
     def _on_ticket(self, ticket_id: str, message: Incoming) -> None:
+        self._not_resent.discard(ticket_id)
         if not message.payload:  # the retained topic is cleared after the closing state
-            self.tickets.pop(ticket_id, None)
+            self._drop({ticket_id})
             return
         ticket = Ticket.model_validate_json(message.payload)
-        known = self.tickets.get(ticket_id)
-        if known is not None and known.version >= ticket.version:
+        if self._versions.get(ticket_id, 0) >= ticket.version:
             return  # QoS 1 may deliver twice
+        self._versions[ticket_id] = ticket.version
+        self._versions.move_to_end(ticket_id)
+        while len(self._versions) > CLOSED_KEPT + len(self.tickets):
+            self._versions.popitem(last=False)
         if ticket.is_open:
-            self.tickets[ticket_id] = ticket
+            self.tickets = {**self.tickets, ticket_id: ticket}
         else:
-            self.tickets.pop(ticket_id, None)
+            self._drop({ticket_id})
         self._tell(News("ticket", ticket_id, ticket=ticket, old=message.retain))
+
+    def _drop(self, ticket_ids: set[str]) -> None:
+        self.tickets = {key: kept for key, kept in self.tickets.items() if key not in ticket_ids}
+
+    def _drop_cleared(self) -> None:
+        """Forget what was disposed of and cleared while there was no connection."""
+        if self._not_resent and time.monotonic() - self._up_s > RESENT_S:
+            self._drop(self._not_resent)
+            self._not_resent = set()
 
     def _tell(self, news: News) -> None:
         while True:

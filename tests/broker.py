@@ -256,7 +256,12 @@ class Broker:
                 f"require_certificate {str(client_certificates).lower()}",
             ]
         self.config = folder / "mosquitto.conf"
-        self.config.write_text("\n".join([*lines, *extra]) + "\n")
+        self._text = "\n".join([*lines, *extra]) + "\n"
+        self.write_config()
+
+    def write_config(self) -> None:
+        """Write its configuration, e.g. again after another broker used the folder."""
+        self.config.write_text(self._text)
 
     def start(self) -> None:
         """Start it and wait until it listens."""
