@@ -58,26 +58,27 @@ KINDS: dict[str, Kind] = {"fire": "flame", "flame": "flame", "smoke": "smoke"}
 WHOLE_VIEW = "view"
 
 # The log-odds of the detector alone at its operating point are 0: the rest must decide.
-LIVELY_WEIGHT = (
-    2.5  # a flame that flickers wildly is believed at a third of the operating point's odds
-)
-STILL_WEIGHT = (
-    -4.0
-)  # a still one needs 0.97 where 0.4 is the operating point, and growth makes up for part of it
+# Flicker confirms. People and leaves are lively too, so by itself it convinces nobody.
+LIVELY_WEIGHT = 1.5
+# A still candidate needs 0.97 where 0.4 is the operating point; growth makes up for a part of it.
+STILL_WEIGHT = -4.0
 GROWTH_WEIGHT = 1.5
 CONTRAST_WEIGHT = 1.5
 TRAVEL_WEIGHT = -5.0
 KNOWN_WEIGHT = -6.0
-NEW_WEIGHT = (
-    -1.5
-)  # until it was seen three times: single-frame flukes are the commonest error of a detector
+# Never at its operating point within the detector's memory: worth a look, no more.
+WEAK_WEIGHT = -3.0
+# Until it was seen three times: single-frame flukes are a detector's commonest error.
+NEW_WEIGHT = -1.5
 LEAST_SIGHTINGS = 3
-UNMEASURED_WEIGHT = -1.5  # before its dynamics are known, only a sure detection counts
+# Before its dynamics are known only a sure detection counts.
+UNMEASURED_WEIGHT = -1.5
 
-# Energy in levels at which a patch begins to live and lives fully. In real clips flames show 7 to 60, lamps and suns under
-# codec noise less than 5, water glittering in the sun 7; smoke is faint and soft, 8 to 20 before a plain wall.
+# Energy in levels at which a patch begins to live and lives fully. In real clips flames show 7 to 60, lamps and suns
+# under codec noise less than 5, water glittering in the sun 7; smoke is soft, 8 to 20 before a plain wall.
 ENERGY: dict[Kind, tuple[float, float]] = {"flame": (4.0, 12.0), "smoke": (1.5, 6.0)}
-NOVELTY = (0.10, 0.28)  # beacons and alarm lamps stay below the first, flames and smoke above the second
+# Beacons and alarm lamps stay below the first, flames and smoke above the second.
+NOVELTY = (0.10, 0.28)
 
 MEMORY_S = 2.0  # of the detector's confidences
 LOST_S = 3.0  # a suspect that was not seen for so long is over
@@ -159,6 +160,7 @@ class _Suspect:
     patches: deque[Patch] = field(default_factory=deque)
     levels: deque[float] = field(default_factory=deque)
     dynamics: Dynamics | None = None
+    lively: deque[tuple[float, float]] = field(default_factory=deque)
     contrast_loss: float = 0.0
     still_s: float = 0.0
     known: bool = False
@@ -169,18 +171,29 @@ class _Suspect:
         recent = [s.confidence for s in self.sightings if t - s.t <= MEMORY_S]
         return float(np.mean(recent)) if recent else 0.0
 
-    def lively(self) -> float | None:
-        """0 still or repeating, 1 burning; None where not measured."""
-        if self.dynamics is None:
-            return None
-        energy = _ramp(self.dynamics.energy, *ENERGY[self.kind])
-        return energy * _ramp(self.dynamics.novelty, *NOVELTY)
+    def peak(self, t: float) -> float:
+        """Highest of the detector's confidences over `MEMORY_S`."""
+        return max((s.confidence for s in self.sightings if t - s.t <= MEMORY_S), default=0.0)
+
+    def liveliness(self) -> float | None:
+        """0 still or repeating, 1 burning: mean over `MEMORY_S`; None where not measured."""
+        return float(np.mean([value for _, value in self.lively])) if self.lively else None
+
+    def weigh(self, t: float, dynamics: Dynamics) -> None:
+        """Takes in a measurement; a beacon's first turns look new, the later ones do not."""
+        self.dynamics = dynamics
+        energy = _ramp(dynamics.energy, *ENERGY[self.kind])
+        self.lively.append((t, energy * _ramp(dynamics.novelty, *NOVELTY)))
+        while t - self.lively[0][0] > MEMORY_S:
+            self.lively.popleft()
 
     def grown(self) -> bool:
         """Whether its boxes' area rose, median of the later half over median of the earlier."""
         areas = [box_area(s.box) for s in self.sightings if s.box is not None]
         half = len(areas) // 2
-        return half >= 2 and float(np.median(areas[half:])) > GROWN * float(np.median(areas[:half]))
+        return half >= LEAST_SIGHTINGS and float(np.median(areas[half:])) > GROWN * float(
+            np.median(areas[:half])
+        )
 
     def travelled(self) -> bool:
         """Whether its foot moved along a line, farther than its size: a vehicle's lamp."""
@@ -354,8 +367,10 @@ class Fire(Scenario[FireParameters]):
                 suspect.times.popleft()
                 suspect.patches.popleft()
                 suspect.levels.popleft()
-            suspect.dynamics = measure_dynamics(suspect.times, suspect.patches, suspect.levels)
-            lively = suspect.lively()
+            dynamics = measure_dynamics(suspect.times, suspect.patches, suspect.levels)
+            if dynamics is not None:
+                suspect.weigh(t, dynamics)
+            lively = suspect.liveliness()
             if lively is not None and lively < STARTLED and not suspect.grown():
                 suspect.still_s += min(elapsed, MEMORY_S)
             elif lively is not None:
@@ -423,10 +438,12 @@ class Fire(Scenario[FireParameters]):
     # -- judging ----------------------------------------------------------------------------------------------------
 
     def _verdict(self, suspect: _Suspect, t: float) -> _Verdict:
-        confidence, lively, grown = suspect.confidence(t), suspect.lively(), suspect.grown()
+        confidence, lively, grown = suspect.confidence(t), suspect.liveliness(), suspect.grown()
         travelled = suspect.kind == "flame" and suspect.travelled()
         seen = sum(1 for sighting in suspect.sightings if sighting.box is not None)
         terms = {"detector": _logit(confidence) - _logit(suspect.threshold)}
+        if suspect.peak(t) < suspect.threshold:
+            terms["weak"] = WEAK_WEIGHT
         if seen < LEAST_SIGHTINGS:
             terms["new"] = NEW_WEIGHT
         if lively is None:
