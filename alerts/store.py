@@ -620,7 +620,8 @@ class Store:
             )
         found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if found != "ok":
-            raise StoreError(f"{self._place}: is corrupt ({found}); {_CORRUPT_ADVICE}")
+            where = str(found).splitlines()[-1]
+            raise StoreError(f"{self._place}: is corrupt ({where}); {_CORRUPT_ADVICE}")
         return version
 
     @staticmethod
@@ -653,10 +654,16 @@ def _explain(message: str) -> str:
 
 def _engine(where: Path | str, *, read_only: bool) -> tuple[str, sa.Engine]:
     if isinstance(where, str) and "://" in where:
-        url = sa.make_url(where)
+        try:
+            url = sa.make_url(where)
+        except (SQLAlchemyError, ValueError) as error:
+            raise StoreError("store: is no database URL, expected dialect://...") from error
         place = f"store {url.render_as_string(hide_password=True)}"
         if url.get_backend_name() != "sqlite":
-            return place, sa.create_engine(url)
+            try:
+                return place, sa.create_engine(url)
+            except (ImportError, SQLAlchemyError) as error:
+                raise StoreError(f"{place}: its driver is missing: {error}") from error
         path = Path(url.database or "")
     else:
         path = Path(where)
