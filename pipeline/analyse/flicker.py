@@ -26,7 +26,9 @@ PATCH_SIDE = 24
 # Sensor and codec noise of an area-averaged pixel, in levels.
 NOISE = 1.0
 # Two looks closer than this show the same tongue of flame: they are no repetition.
-SAME_MOMENT_S = 0.4
+SAME_MOMENT_S = 0.3
+# Share of the usual distance from which a picture counts as another one.
+AWAY = 0.5
 # Five pictures are the least in which three have a neighbour that is not the one beside them.
 LEAST_PATCHES = 5
 # A line through fewer would follow the flicker itself.
@@ -121,15 +123,16 @@ def _novelty(t: npt.NDArray[np.float64], active: npt.NDArray[np.float64]) -> flo
     """
     square = (active**2).mean(axis=1)
     distance = square[:, None] + square[None, :] - 2 * active @ active.T / active.shape[1]
-    apart = np.abs(t[:, None] - t[None, :]) > SAME_MOMENT_S
-    apart &= np.abs(np.subtract.outer(np.arange(len(t)), np.arange(len(t)))) > 1
+    usual = float(np.median(distance[np.abs(np.subtract.outer(t, t)) > SAME_MOMENT_S]))
+    # Only what went away can return: pictures with nothing distant between them are one slow change.
+    left = np.triu(np.maximum.accumulate(np.triu(distance), axis=1))
+    apart = (left + left.T > AWAY * usual) & (np.abs(np.subtract.outer(t, t)) > SAME_MOMENT_S)
+    noise = 2 * NOISE**2
+    if usual <= 2 * noise:
+        return 0.0
     rows = apart.any(axis=1)
     nearest = np.where(apart, distance, np.inf)[rows].min(axis=1)
-    noise = 2 * NOISE**2
-    usual = float(np.median(distance[apart])) - noise
-    if usual <= noise:
-        return 0.0
-    return float(np.clip((np.median(nearest) - noise) / usual, 0.0, 1.0))
+    return float(np.clip((np.median(nearest) - noise) / (usual - noise), 0.0, 1.0))
 
 
 def _frequency(active: npt.NDArray[np.float64], duration: float) -> float:
