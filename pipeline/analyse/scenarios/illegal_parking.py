@@ -394,8 +394,15 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         near = box_shift(place.home, vehicle.box) <= SAME_PLACE_SHIFT
         if not watched and near and place.seen_t < self._view_changed_t:
             place.reference, place.other, place.likeness = now, None, None
-        elif not watched and not self._is_same(place, vehicle, image):
-            self._doubt(place, vehicle, scene, now, hidden)
+        elif watched and (near or not place.settled):
+            pass
+        elif not self._is_same(place, vehicle, image):
+            if near or not place.settled:
+                self._doubt(place, vehicle, scene, now, hidden)
+            else:  # something that drives past took over the box, and often the track, of what it hides
+                self._open(vehicle, scene)
+                hidden = hidden | hidden_by(place.home, [vehicle.box])
+                self._unsighted(place, [], scene, hidden, fresh_s=fresh_s)
             return
         if fresh_s > 0:
             place.sight(t, vehicle)
@@ -518,11 +525,12 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             else:
                 place.condition, place.reason = Condition.UNKNOWN, "seldom detected"
             return
-        if self._seen_elsewhere(place, vehicles, t):
-            self._drove_off(place, t)
-            return
+        place.covered = float(hidden.mean())
         if place.covered >= COVERED_SHARE:
             place.condition, place.reason = Condition.UNKNOWN, "covered"
+            return
+        if self._seen_elsewhere(place, vehicles, scene):
+            self._drove_off(place, t)
             return
         if not place.settled:
             self._places.remove(place)
@@ -538,10 +546,16 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         else:
             place.condition, place.reason = Condition.UNKNOWN, "not seen"
 
-    def _seen_elsewhere(self, place: _Place, vehicles: list[_Vehicle], t: float) -> bool:
-        return t - place.seen_t <= TRACK_S and any(
-            v.tracker_id >= 0 and v.tracker_id == place.tracker_id for v in vehicles
-        )
+    @staticmethod
+    def _seen_elsewhere(place: _Place, vehicles: list[_Vehicle], scene: Scene) -> bool:
+        """Whether the place's track, with the place's vehicle, is somewhere else now."""
+        if scene.frame.t - place.seen_t > TRACK_S or place.tracker_id < 0:
+            return False
+        for vehicle in vehicles:
+            if vehicle.tracker_id == place.tracker_id:
+                alike = likeness(place.reference, take_patch(scene.frame.image, vehicle.box))
+                return alike is None or alike >= OTHER_LIKENESS
+        return False
 
     def _drove_off(self, place: _Place, t: float) -> None:
         place.condition, place.reason = Condition.CLEAR, "drove off"
