@@ -231,9 +231,10 @@ class TicketDesk:
     ) -> Future[None]:
         """Store pending dwells and scenarios' states; call it every few seconds and at the end. Does not wait."""
         states = {camera_id: rules.snapshot(camera_id) for camera_id in camera_ids}
-        return self._store.commit(
-            Batch(t, rule_states=states, scenario_states=dict(scenario_states or {}))
-        )
+        batch = Batch(t, rule_states=states, scenario_states=dict(scenario_states or {}))
+        future = self._store.commit(batch)
+        future.add_done_callback(_report)
+        return future
 
     def advance(self, t: float) -> list[Ticket]:
         """Time has come to `t`: alarms that were held back and still hold are judged again; call it every few seconds.
@@ -789,4 +790,4 @@ def _change_of(key: AlarmKey, document: Mapping[str, Any]) -> Change:
 def _report(future: Future[None]) -> None:
     error = future.exception()
     if error is not None:
-        log.error("decision records were not stored", error=str(error))
+        log.error("records were not stored", error=str(error))

@@ -107,11 +107,12 @@ class _Head:
 class _Bucket:
     """A token bucket on stream time."""
 
-    __slots__ = ("t", "tokens")
+    __slots__ = ("over", "t", "tokens")
 
     def __init__(self, tokens: float, t: float) -> None:
         self.tokens = tokens
         self.t = t
+        self.over = False
 
     def wait_s(self, t: float, size: int, window_s: float) -> float:
         """Seconds until a token is there; 0 takes one."""
@@ -121,6 +122,8 @@ class _Bucket:
         # Sums of floats come out a hair below one, for which nobody should wait.
         if self.tokens >= 1 - 1e-9:
             self.tokens = max(0.0, self.tokens - 1)
+            # Over until half of it is there again, lest the log tell every single refusal.
+            self.over = self.over and self.tokens < size / 2
             return 0.0
         return (1 - self.tokens) / rate
 
@@ -270,7 +273,8 @@ class StormControl:
         wait_s = bucket.wait_s(t, size, s.budget_window)
         if wait_s == 0:
             return Verdict("raise", "raised", "within budget")
-        if critical:
+        if critical and not bucket.over:
             log.error("critical alarms over budget", camera=key.camera_id, scenario=key.scenario)
+        bucket.over = True
         reason = f"more than {size} tickets in {s.budget_window:g} s"
         return Verdict("hold", "over_budget", reason, retry_t=t + wait_s)

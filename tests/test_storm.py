@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from alerts.rules import AlarmKey
 from alerts.storm import HEALTH, MuteSettings, Shelf, StormControl, StormSettings, Verdict
@@ -60,6 +61,14 @@ def test_critical_alarms_pass_a_spent_budget_up_to_a_cap_of_their_own() -> None:
     verdicts = [judge(storm, FIRE, T0, critical=True) for _ in range(6)]
     assert [v.action for v in verdicts] == ["raise"] * 5 + ["hold"]
     assert verdicts[-1].reason
+
+
+def test_critical_alarms_over_their_cap_are_told_once_as_an_error() -> None:
+    storm = control(critical_budget=5)
+    with capture_logs() as logs:
+        for _ in range(50):
+            judge(storm, FIRE, T0, critical=True)
+    assert [(entry["log_level"], entry["camera"]) for entry in logs] == [("error", "lift")]
 
 
 @given(
