@@ -313,6 +313,18 @@ def test_a_grey_wall_called_smoke_does_not_raise() -> None:
     assert watch(lambda _t: (wall, [("smoke", 0.6, BOX)]), 20).raised == []
 
 
+def test_people_who_pass_in_what_is_called_smoke_do_not_make_it_burn() -> None:
+    haze = (0.1, 0.1, 0.9, 0.9)
+
+    def passing(t: float) -> tuple[Image, Found]:
+        image = YARD.copy()
+        x = int(WIDTH * ((t * 0.15) % 1.4 - 0.2))
+        image[90:130, max(x, 0) : max(x + 14, 0)] = 220
+        return image, [("smoke", 0.5, haze)]
+
+    assert watch(passing, 30).raised == []
+
+
 def test_zones_are_subjects_and_ignored_outlines_are_not_looked_at() -> None:
     left = ((0.0, 0.0), (0.3, 0.0), (0.3, 1.0), (0.0, 1.0))
     middle = ((0.3, 0.0), (1.0, 0.0), (1.0, 1.0), (0.3, 1.0))

@@ -45,6 +45,9 @@ class Dynamics:
         energy: Root mean square change of its liveliest quarter, in 8-bit levels, after exposure and trend.
         novelty: 0..1, how far a picture is from the nearest other one, relative to any other one: about 0 for whatever
             repeats itself (steady, blinking, rotating), 0.2 and more for flames and smoke.
+        extent: 0..0.5, share of the pixels that hold half of the changes: small where something small moves.
+        kurtosis: Median fourth standardised moment of the lively pixels over time: 1 to 3 for what changes all
+            the time, higher for what passes once.
         flicker_hz: Mean frequency of the lively pixels, by mean crossings; None where the rate is too low to tell.
         rate_hz: Frames per second of the measurement.
         duration_s: Its length.
@@ -52,6 +55,8 @@ class Dynamics:
 
     energy: float
     novelty: float
+    extent: float
+    kurtosis: float
     flicker_hz: float | None
     rate_hz: float
     duration_s: float
@@ -102,6 +107,10 @@ def measure_dynamics(
     return Dynamics(
         energy=max(0.0, energy - NOISE),
         novelty=_novelty(t, active),
+        extent=_extent(spread),
+        kurtosis=float(
+            np.median((active**4).mean(axis=0) / np.maximum(spread[lively], NOISE) ** 4)
+        ),
         flicker_hz=_frequency(active, duration) if rate >= 5.0 else None,
         rate_hz=rate,
         duration_s=duration,
@@ -113,6 +122,11 @@ def _trend(t: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.N
     centred = (t - t.mean())[:, None]
     slope = (centred * values).sum(axis=0) / (centred**2).sum()
     return np.asarray(values.mean(axis=0) + centred * slope)
+
+
+def _extent(spread: npt.NDArray[np.float64]) -> float:
+    power = np.sort(spread**2)[::-1].cumsum()
+    return float(np.searchsorted(power, power[-1] / 2) + 1) / len(spread)
 
 
 def _novelty(t: npt.NDArray[np.float64], active: npt.NDArray[np.float64]) -> float:
