@@ -213,6 +213,7 @@ class Broker:
         certificates: Certificates | None = None,
         client_certificates: bool = False,
         extra: Sequence[str] = (),
+        config: str | None = None,
     ) -> None:
         assert MOSQUITTO is not None
         self.port = port or free_port()
@@ -256,7 +257,7 @@ class Broker:
                 f"require_certificate {str(client_certificates).lower()}",
             ]
         self.config = folder / "mosquitto.conf"
-        self._text = "\n".join([*lines, *extra]) + "\n"
+        self._text = config or "\n".join([*lines, *extra]) + "\n"
         self.write_config()
 
     def write_config(self) -> None:
@@ -393,8 +394,13 @@ def mosquitto(
     certificates: Certificates | None = None,
     client_certificates: bool = False,
     extra: Sequence[str] = (),
+    config: str | None = None,
 ) -> Iterator[Broker]:
-    """A mosquitto of its own in `folder`; the test is skipped, loudly, where mosquitto is not installed."""
+    """A mosquitto of its own in `folder`; the test is skipped, loudly, where mosquitto is not installed.
+
+    Args:
+        config: The text of its configuration, instead of what the options say; `port` must be in it.
+    """
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
     broker = Broker(
@@ -405,6 +411,7 @@ def mosquitto(
         certificates=certificates,
         client_certificates=client_certificates,
         extra=extra,
+        config=config,
     )
     if start:
         broker.start()
