@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gridwatch.logs import configure_logging
 from pipeline.exceptions import GridwatchError
 
 __all__ = ["app", "main"]
@@ -252,6 +253,7 @@ def models_verify(registry: RegistryOption = None) -> None:
 
 def main() -> None:
     """Entry point: errors that gridwatch foresees become their lines on stderr and status 2."""
+    configure_logging("human", "WARNING")  # the daemon sets up its own
     try:
         app()
     except GridwatchError as error:

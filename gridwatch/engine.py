@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -19,6 +19,7 @@ from gridwatch.config import CameraSettings, Config
 from pipeline.analyse.analyser import CameraAnalyser
 from pipeline.analyse.scenario import CameraContext, RuleParameters, load_scenario
 from pipeline.capture.health import CameraHealth, HealthParameters
+from pipeline.exceptions import ModelError
 from pipeline.frame import Frame, Image
 from pipeline.observation import Json, Observation
 
@@ -66,7 +67,6 @@ class _Lane:
     analyser: CameraAnalyser
     health: CameraHealth | None
     health_due_t: float = float("-inf")
-    missing_models: set[str] = field(default_factory=set)
 
 
 class Engine:
@@ -101,11 +101,23 @@ class Engine:
                 health=CameraHealth(camera.id, camera.health) if camera.health else None,
             )
         self.rules = RuleBook(self._parameters_of)
+        self._failing: set[str] = set()
 
     @property
     def camera_ids(self) -> list[str]:
         """The cameras it runs."""
         return list(self._lanes)
+
+    def faults(self, camera_id: str) -> dict[str, str]:
+        """Why scenarios of the camera cannot work, by scenario: a broken plug-in, or a model that is not there."""
+        lane = self._lanes[camera_id]
+        missing = {
+            name: f"model {model} is not usable"
+            for name in lane.settings.scenarios
+            if (model := load_scenario(name).model) is not None
+            and (model not in self._detectors or model in self._failing)
+        }
+        return missing | lane.analyser.faults
 
     def rate_hz(self, camera_id: str, t: float) -> float:
         """Frames per second that the camera's scenarios need from `t` on."""
@@ -127,7 +139,14 @@ class Engine:
                     wanted[model].append(index)
         results: list[dict[str, sv.Detections]] = [{} for _ in frames]
         for model, indices in wanted.items():
-            found = self._detectors[model].detect([frames[i].image for i in indices])
+            try:
+                found = self._detectors[model].detect([frames[i].image for i in indices])
+            except ModelError as error:
+                if model not in self._failing:
+                    log.error("inference fails", model=model, reason=str(error))
+                    self._failing.add(model)
+                continue
+            self._failing.discard(model)
             for index, detections in zip(indices, found, strict=True):
                 results[index][model] = detections
         return [self._judge(frame, result) for frame, result in zip(frames, results, strict=True)]

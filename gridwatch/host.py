@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import cv2
 import structlog
 
 from alerts.dispatch import Dispatch
@@ -270,6 +271,7 @@ class Host:
             "rate_wanted_hz": round(self.scheduler.wanted_hz(camera_id), 2),
             "rate_hz": round(self.scheduler.granted_hz(camera_id), 2),
             "reconnects": reader.counters.reconnects,
+            "faults": dict(self.engine.faults(camera_id)),
         }
         self.publisher.publish_status(camera_id, status)
 
@@ -343,6 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
         lock = EngineLock(folder)
         lock.acquire()
         notes = CrashNotes(folder)
+        cv2.setNumThreads(1)  # OpenCV's own pool would fight with inference for two cores
         with notes.report.open("w") as report:
             faulthandler.enable(report)
             threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()

@@ -200,7 +200,7 @@ def ticket_panel(ticket: Ticket, language: Language, zone: tzinfo) -> Renderable
             [
                 ("raised", moment(warned.raised)),
                 ("rule", warned.rule),
-                ("age", f"{warned.age_s:.2f} s"),
+                ("age", f"{(ticket.created - captured.time).total_seconds():.2f} s"),
                 ("attached", str(warned.attached or "")),
                 ("evidence", "\n".join(item.url or item.path for item in ticket.evidence)),
             ],

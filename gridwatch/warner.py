@@ -247,7 +247,7 @@ class Warner:
         self._cut_clips()
         if now_s >= self._trim_due_s:
             self._trim_due_s = now_s + TRIM_S
-            self._store.trim(self._clock.now(), decisions_s=self._keep_s)
+            self._store.trim(self._clock.now(), decisions_s=self._keep_s, disposed_s=self._keep_s)
             self._evidence.expire(self._clock.now(), self._open_paths())
 
     def _store_job(self, job: _Job) -> None:

@@ -138,7 +138,7 @@ def print_tickets(settings: FeedSettings, language: str | None, *, as_json: bool
         for ticket in sorted(tickets, key=lambda one: one.id):
             sys.stdout.write(ticket.to_json() + "\n")
         return
-    Console().print(ticket_table(tickets, _language(language, settings), settings.timezone))
+    _console().print(ticket_table(tickets, _language(language, settings), settings.timezone))
 
 
 def show_ticket(settings: FeedSettings, text: str, language: str | None, *, as_json: bool) -> None:
@@ -148,7 +148,7 @@ def show_ticket(settings: FeedSettings, text: str, language: str | None, *, as_j
     if as_json:
         sys.stdout.write(ticket.to_json() + "\n")
         return
-    Console().print(ticket_panel(ticket, _language(language, settings), settings.timezone))
+    _console().print(ticket_panel(ticket, _language(language, settings), settings.timezone))
 
 
 def command_ticket(
@@ -172,6 +172,11 @@ def command_ticket(
     if not reply.ok:
         raise CommandError(f"{reply.message} ({reply.code})", code=reply.code)
     Console(highlight=False).print(f"[green]✓[/] {reply.message}")
+
+
+def _console() -> Console:
+    # Into a pipe or a file there is no width to keep to, and a cut id is of no use.
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _synced(settings: FeedSettings) -> _Synced:
