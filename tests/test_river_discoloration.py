@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import supervision as sv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -336,6 +337,29 @@ def test_after_an_interruption_it_is_unknown_and_then_goes_on() -> None:
     assert [o.condition for o in seen.river.interrupt(T0 + 8)] == [Condition.UNKNOWN]
     again = watch(lambda t: camera(river(t)), 3, t0=40, river=seen.river)
     assert again.conditions() == {Condition.CLEAR}
+
+
+def test_a_segmentation_mask_narrows_the_water() -> None:
+    def seen_through(
+        river_: RiverDiscoloration, mask: npt.NDArray[np.bool_], t: float
+    ) -> Observation:
+        plain = scene(plume(t, 6), t)
+        found = sv.Detections(
+            xyxy=np.array([[0, 0, WIDTH, HEIGHT]], np.float32),
+            mask=mask[None],
+            confidence=np.ones(1, np.float32),
+            class_id=np.zeros(1, int),
+        )
+        shown = Scene(plain.frame, STILL, found, plain.detections_t, {})
+        return river_.observe(shown)[0]
+
+    everything, left = make(), make()
+    whole, west = np.ones((HEIGHT, WIDTH), bool), X < 0.3
+    for k in range(30):
+        seen = seen_through(everything, whole, k / 2), seen_through(left, west, k / 2)
+    assert [o.condition for o in seen] == [Condition.HOLDS, Condition.CLEAR]
+    nothing = seen_through(left, np.zeros((HEIGHT, WIDTH), bool), 15)
+    assert (nothing.condition, nothing.detail["reason"]) == (Condition.UNKNOWN, "no_water_seen")
 
 
 def test_water_must_be_outlined() -> None:

@@ -267,7 +267,9 @@ class RiverDiscoloration(Scenario[RiverParameters]):
     def _read(self, image: Image, mask: Bools | None) -> tuple[_Reading | None, str]:
         water, roughness = self._water.sample(image, mask)
         dry, _ = self._dry.sample(image)
-        if np.nanmedian(dry) < DARKEST and np.nanmedian(water) < DARKEST:
+        if np.isnan(water).all():
+            return None, "no_water_seen"
+        if np.median(dry) < DARKEST and np.nanmedian(water) < DARKEST:
             return None, "too_dark"
         small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
         if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
@@ -294,11 +296,12 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             water = np.array(
                 [reading.water - _log_gain(reading, reference) for reading in readings]
             )
-            normal = np.nanmedian(water, axis=0)
-            known = ~np.isnan(normal).any(axis=1)
-            normal[~known] = np.log(DARKEST)
-            noise = np.nanmean([_difference(sample, normal) for sample in water], axis=0)
-            noise[~known] = np.inf  # a cell that was never seen cannot have changed
+            known = ~np.isnan(water).any(axis=(0, 2))
+            normal = np.full(water.shape[1:], np.log(DARKEST))
+            noise = np.full(len(normal), np.inf)  # a cell that was not seen cannot have changed
+            normal[known] = np.median(water[:, known], axis=0)
+            deviations = [_difference(sample, normal[known]) for sample in water[:, known]]
+            noise[known] = np.mean(deviations, axis=0)
             roughness = np.median([reading.roughness for reading in readings], axis=0)
             self._normals[self._hour(t)] = _Normal(normal, noise, roughness, reference)
             self._warming.clear()
@@ -326,11 +329,9 @@ class RiverDiscoloration(Scenario[RiverParameters]):
 
     def _against(self, normal: _Normal) -> _Comparison:
         gains = [_log_gain(reading, normal.reference) for reading in self._recent]
-        water = np.nanmedian(
-            [reading.water - gain for reading, gain in zip(self._recent, gains, strict=True)],
-            axis=0,
-        )
-        water = np.where(np.isnan(water), normal.water, water)
+        freed = [reading.water - gain for reading, gain in zip(self._recent, gains, strict=True)]
+        # A cell that a mask hides for a frame is taken as normal.
+        water = np.median([np.where(np.isnan(f), normal.water, f) for f in freed], axis=0)
         latest = self._recent[-1]
         residual = _difference(
             (latest.reference - gains[-1])[latest.usable], normal.reference[latest.usable]
