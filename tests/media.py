@@ -17,7 +17,8 @@ from pipeline.frame import Image
 
 __all__ = ["moving_square", "scene", "write_clip"]
 
-TIME_BASE = Fraction(1, 90_000)
+# MPEG-4 Part 2 allows no finer clock than 1/65535.
+TIME_BASE = Fraction(1, 50_000)
 
 
 @cache

@@ -139,10 +139,11 @@ class KeyframeMeter:
         # Five per cent for jitter: a camera set to one key frame a second means it, even where it measures 1.004 s.
         if interval_s is not None and interval_s <= period_s * 1.05:
             return DecodeLevel.KEYFRAMES
-        # Until it is measured, half the pictures are taken to be reference frames; a wrong guess lasts for one group.
-        guess_hz = None if self._packet_rate_hz is None else self._packet_rate_hz / 2
+        # Until it is measured, every fourth picture is taken to be a reference: encoders put at most three between.
+        guess_hz = None if self._packet_rate_hz is None else self._packet_rate_hz / 4
         reference_hz = self._reference_rate_hz or guess_hz
-        if reference_hz is not None and reference_hz * period_s >= 1.0:
+        # Reference frames come unevenly: twice as many as wanted, or the gaps between pictures would vary too much.
+        if reference_hz is not None and reference_hz * period_s >= 2.0:
             return DecodeLevel.REFERENCE
         return DecodeLevel.ALL
 

@@ -29,12 +29,16 @@ WIDTH, HEIGHT = 128, 72
 # Cameras write clock and name near the upper and lower rim; lettering does not turn with the view.
 RIM = 7
 BLOCKS = 4
-# Added before the logarithm, which makes detail independent of the light; about the sensor noise in the dark.
-LOG_FLOOR = 8.0
-# Gradient of log brightness at which an orientation counts fully; below it noise begins to rule.
-FIRM_GRADIENT = 0.08
+# Added to the brightness that contrast is divided by: bounds it in the dark.
+DARK_FLOOR = 8.0
+# Grey levels per cell that sensor noise alone makes after the reduction to the working size.
+NOISE_LEVELS = 0.75
+# Relative contrast per cell at which an orientation counts fully.
+FIRM_CONTRAST = 0.08
+# A picture in which fewer cells have a firm orientation shows nothing that could be compared.
+FIRM_SHARE = 0.02
 # A block with less detail than this in the reference (sky, bare wall) cannot lose any.
-BARE_DETAIL = 0.015
+BARE_DETAIL = 0.01
 # Share of its detail that a block keeps under a cover; fog and rain leave about half, a hand, bag or paint a tenth.
 LOST_DETAIL = 0.25
 # Standard deviations of the correlation surface. On six surveillance clips another view gave at most 3.4 within reach
@@ -42,10 +46,10 @@ LOST_DETAIL = 0.25
 ALIGNED_SIGMA = 5.0
 # A fit elsewhere that is so much better than the one in place is a displacement, even where lettering still fits.
 DISPLACED = 1.4
-# Samples before a reference can be judged against: half a minute at 1 Hz, so that a passing bus is not learned as the view.
+# Samples before a reference is judged against: half a minute at 1 Hz, so that a passing bus is not learned.
 LEARN_SAMPLES = 30
 # The reference of detail follows dusk, but not a hand; that of the view follows the hours of a day.
-DETAIL_TAU_S = 600.0
+DETAIL_TAU_S = 120.0
 VIEW_TAU_S = 3600.0
 # After a longer absence the light may be another: detail is learned anew, the view is still compared.
 STALE_S = 1800.0
@@ -93,10 +97,10 @@ class HealthParameters(RuleParameters):
 class CameraHealth:
     """Judges one camera from about one frame a second and from how long it has been silent.
 
-    It never reads a clock. Covered: the detail of log brightness (hence whatever the light) collapses in most blocks
-    against a slow reference that follows dusk. Turned: orientation correlation (Fitch, Kadyrov, Christmas and Kittler,
-    BMVC 2002) with doubled angles, which neither brightness nor a reversed contrast (infrared) disturbs, has no
-    significant peak near zero shift any more. Frozen: the same picture repeats bit for bit.
+    It never reads a clock. Covered: the detail, measured as contrast relative to brightness and hence whatever the
+    light, collapses in most blocks against a reference that follows dusk. Turned: orientation correlation (Fitch, Kadyrov,
+    Christmas and Kittler, BMVC 2002) with doubled angles, which neither brightness nor a reversed contrast (infrared)
+    disturbs, has no significant peak near zero shift any more. Frozen: the same picture repeats bit for bit.
 
     Args:
         camera_id: The camera's id.
@@ -151,23 +155,23 @@ class CameraHealth:
             self._detail, self._detail_samples = None, 0
         self._last_frame_t = t
         grey = _grey(frame.image)
-        gx, gy = _gradients(grey)
-        covered = self._covered(t, grey, np.hypot(gx, gy))
-        turned = self._turned(t, gx, gy, covered.condition)
+        contrast, orientations = _contrast(grey)
+        covered = self._covered(t, grey, contrast)
+        turned = self._turned(t, orientations, covered.condition)
         frozen = self._frozen(t, frame.image, grey)
         changed = Condition.HOLDS in (covered.condition, turned.condition)
         self._adopt(t, changed)
         if not changed:
-            self._learn(np.hypot(gx, gy), _orientations(gx, gy), step_s)
+            self._learn(contrast, orientations, step_s)
         return [self._observation("dead", t, Condition.CLEAR, 1.0, {}), frozen, covered, turned]
 
-    def _covered(self, t: float, grey: Grey, magnitude: Grey) -> Observation:
+    def _covered(self, t: float, grey: Grey, contrast: Grey) -> Observation:
         if self._detail is None or self._detail_samples < LEARN_SAMPLES:
             return self._observation("covered", t, Condition.UNKNOWN, 0.0, {"learning": True})
         rich = self._detail > BARE_DETAIL
         if np.count_nonzero(rich) < BLOCKS * BLOCKS / 4:
             return self._observation("covered", t, Condition.UNKNOWN, 0.0, {"bare": True})
-        lost = _blocks(magnitude)[rich] < LOST_DETAIL * self._detail[rich]
+        lost = _blocks(contrast)[rich] < LOST_DETAIL * self._detail[rich]
         fraction = float(np.mean(lost))
         brightness = float(grey.mean())
         detail: dict[str, Json] = {
@@ -180,15 +184,16 @@ class CameraHealth:
         confidence = fraction if holds else 1.0 - fraction
         return self._observation("covered", t, _condition(holds), confidence, detail)
 
-    def _turned(self, t: float, gx: Grey, gy: Grey, covered: Condition) -> Observation:
+    def _turned(self, t: float, orientations: Complex, covered: Condition) -> Observation:
         if self._view is None or self._view_samples < LEARN_SAMPLES:
             return self._observation("turned", t, Condition.UNKNOWN, 0.0, {"learning": True})
         if covered is Condition.HOLDS:
             return self._observation("turned", t, Condition.UNKNOWN, 0.0, {"covered": True})
-        itself = _alignment(self._view, self._view)
-        if itself.max() < 3 * ALIGNED_SIGMA:  # water or sky alone: nothing to hold on to
+        firm = float(np.abs(orientations).mean())
+        # Darkness, fog, or water and sky alone: nothing to hold on to, now or ever.
+        if firm < FIRM_SHARE or _alignment(self._view, self._view).max() < 3 * ALIGNED_SIGMA:
             return self._observation("turned", t, Condition.UNKNOWN, 0.0, {"bare": True})
-        surface = _alignment(self._view, _orientations(gx, gy))
+        surface = _alignment(self._view, orientations)
         reach = max(1, round(self._parameters.turned_shift * WIDTH))
         centre_y, centre_x = surface.shape[0] // 2, surface.shape[1] // 2
         near = surface[
@@ -235,8 +240,8 @@ class CameraHealth:
         confidence = 1.0 if repeating_s >= wanted_s or not holds else 0.7
         return self._observation("frozen", t, _condition(holds), confidence, detail)
 
-    def _learn(self, magnitude: Grey, orientations: Complex, step_s: float) -> None:
-        blocks = _blocks(magnitude)
+    def _learn(self, contrast: Grey, orientations: Complex, step_s: float) -> None:
+        blocks = _blocks(contrast)
         if self._detail is None:
             self._detail = np.zeros_like(blocks)
         self._detail_samples += 1
@@ -336,21 +341,22 @@ def _grey(image: Image) -> Grey:
     return grey
 
 
-def _gradients(grey: Grey) -> tuple[Grey, Grey]:
-    """Gradient of log brightness per cell in x and y, without the lettered rims."""
-    logarithm = cv2.GaussianBlur(np.log(grey + LOG_FLOOR), (3, 3), 0)
+def _contrast(grey: Grey) -> tuple[Grey, Complex]:
+    """Contrast per cell relative to brightness, and its orientation, without the lettered rims.
+
+    The orientation is a unit vector at twice the gradient's angle, shortened where the contrast is weak.
+    """
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0)
     # Sobel's 3x3 weights sum to 8 on one axis: divided out to get the slope per cell.
-    gx: Grey = cv2.Sobel(logarithm, cv2.CV_32F, 1, 0) / 8
-    gy: Grey = cv2.Sobel(logarithm, cv2.CV_32F, 0, 1) / 8
-    return gx[RIM:-RIM], gy[RIM:-RIM]
-
-
-def _orientations(gx: Grey, gy: Grey) -> Complex:
-    """Unit vectors at twice the gradient's angle, shortened where the gradient is weak."""
-    magnitude = np.hypot(gx, gy)
-    doubled = (gx + 1j * gy) ** 2 / np.maximum(magnitude, 1e-6) ** 2
-    firm: Complex = (doubled * np.minimum(1.0, magnitude / FIRM_GRADIENT)).astype(np.complex64)
-    return firm
+    gx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0)[RIM:-RIM] / 8
+    gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1)[RIM:-RIM] / 8
+    slope = np.hypot(gx, gy)
+    contrast: Grey = np.maximum(0.0, slope - NOISE_LEVELS) / (smooth[RIM:-RIM] + DARK_FLOOR)
+    doubled = (gx + 1j * gy) ** 2 / np.maximum(slope, 1e-6) ** 2
+    orientations: Complex = (doubled * np.minimum(1.0, contrast / FIRM_CONTRAST)).astype(
+        np.complex64
+    )
+    return contrast, orientations
 
 
 def _alignment(reference: Complex, seen: Complex) -> Grey:
@@ -359,11 +365,11 @@ def _alignment(reference: Complex, seen: Complex) -> Grey:
     surface = np.fft.fftshift(np.fft.ifft2(spectrum).real)
     # A robust spread: the peak itself must not widen it.
     spread = float(np.median(np.abs(surface - np.median(surface)))) * 1.4826
-    aligned: Grey = (surface / max(spread, 1e-9)).astype(np.float32)
+    aligned: Grey = (surface / max(spread, 1e-6)).astype(np.float32)
     return aligned
 
 
-def _blocks(magnitude: Grey) -> Grey:
+def _blocks(contrast: Grey) -> Grey:
     """Mean detail in each of BLOCKS x BLOCKS blocks."""
-    blocks: Grey = cv2.resize(magnitude, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA)
+    blocks: Grey = cv2.resize(contrast, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA)
     return blocks
