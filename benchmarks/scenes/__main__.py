@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scenes.camera import yolo_line
+from benchmarks.scenes.clips import encode, label_yaml
 from benchmarks.scenes.sensor import burn_text, jpeg
 
 __all__ = ["main"]
@@ -69,6 +70,20 @@ def _stills(scene: Any, name: str, seed: int, count: int, out: Path, width: int)
     print()
 
 
+def _clip(scene: Any, seed: int, seconds: float, fps: float, out: Path, width: int) -> None:
+    clip = scene.clip(seed, seconds=seconds, fps=fps, size=(width, width * 9 // 16))
+    total, began = round(seconds * fps), time.monotonic()
+
+    def progress(n: int) -> None:
+        pace = (time.monotonic() - began) / n
+        print(f"\r{clip.scenario} frame {n}/{total}  {pace:.1f} s a frame  {(total - n) * pace / 60:.0f} min left ", end="", flush=True)
+
+    path = out / f"{clip.scenario}.mp4"
+    encode(clip, path, progress=progress)
+    print()
+    _write(out / f"{clip.scenario}.yaml", label_yaml(clip, path.name).encode())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -82,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = render.add_mutually_exclusive_group(required=True)
     kind.add_argument("--stills", type=int, metavar="N", help="render N labelled pictures (YOLO lines)")
     kind.add_argument("--clip", action="store_true", help="render a clip (H.264) and its label file")
-    render.add_argument("--width", type=int, help="picture width in pixels, 16:9 (default 448 for stills, 640 for clips)")
+    render.add_argument("--width", type=int, help="picture width in pixels, 16:9 (default 416 for stills, 640 for clips)")
     render.add_argument("--seconds", type=float, default=20.0, help="length of the clip (default 20)")
     render.add_argument("--fps", type=float, default=10.0, help="frames per second of the clip (default 10)")
     args = parser.parse_args(argv)
@@ -93,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     scene = importlib.import_module(f"benchmarks.scenes.{args.scene}")
     if args.stills:
-        _stills(scene, args.scene, args.seed, args.stills, args.out, args.width or 448)
+        _stills(scene, args.scene, args.seed, args.stills, args.out, args.width or 416)
+    else:
+        _clip(scene, args.seed, args.seconds, args.fps, args.out, args.width or 640)
     return 0
 
 

@@ -257,6 +257,26 @@ class Stage:
         """The picture, RGB (h, w, 3) uint8."""
         return self._shoot()
 
+    def render_over(self, base: Picture, box: tuple[float, float, float, float]) -> Picture:
+        """A copy of `base` with only the pixels of `box` (xyxy) rendered anew: what a small moving thing costs."""
+        w, h = self.width, self.height
+        x1, y1 = max(0, int(box[0])), max(0, int(box[1]))
+        x2, y2 = min(w, int(np.ceil(box[2]))), min(h, int(np.ceil(box[3])))
+        if x2 - x1 < 2 or y2 - y1 < 2:
+            return base
+        render = self.scene.render
+        render.use_border, render.use_crop_to_border = True, False
+        # Blender counts from the lower edge; half a pixel keeps rounding away from the border.
+        render.border_min_x, render.border_max_x = (x1 + 0.25) / w, (x2 - 0.25) / w
+        render.border_min_y, render.border_max_y = 1 - (y2 - 0.25) / h, 1 - (y1 + 0.25) / h
+        try:
+            fresh = self._shoot()
+        finally:
+            render.use_border = False
+        out = base.copy()
+        out[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = fresh[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+        return out
+
     def identities(self) -> NDArray[np.uint8]:
         """Per pixel the number of the item that is seen there (0: scenery), (h, w) uint8.
 

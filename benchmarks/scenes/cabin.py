@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from benchmarks.scenes import gear, palette, rides
 from benchmarks.scenes.artwork import poster
 from benchmarks.scenes.blender import Item, Stage
-from benchmarks.scenes.camera import VEHICLE_CLASSES, Camera, Label
+from benchmarks.scenes.camera import VEHICLE_CLASSES, Camera, Label, mask_box
+from benchmarks.scenes.clips import Clip, Event, Zone, blend, ease
 from benchmarks.scenes.mesh import Material, Mesh, box, placement, rounded_box, tube
-from benchmarks.scenes.people import Look, Pose, person, riding, standing
+from benchmarks.scenes.people import Look, Pose, person, riding, standing, walking
 from benchmarks.scenes.sensor import Sensor
 
-__all__ = ["Cabin", "Footprint", "build", "still"]
+__all__ = ["Cabin", "Footprint", "build", "clip", "set_door", "still"]
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -410,7 +411,7 @@ _CONTENTS = ("ebike", "bicycle", "child_bicycle", "kick_scooter", "stroller", "w
 _SHARES = (0.46, 0.07, 0.08, 0.03, 0.08, 0.08, 0.04, 0.03, 0.03, 0.07, 0.03)
 
 
-def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 8) -> tuple[Picture, list[Label], Sensor]:
+def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6) -> tuple[Picture, list[Label], Sensor]:
     """One training picture as rendered (h, w, 3), its labels, and the camera to degrade it with."""
     for retry in range(20):
         rng = np.random.default_rng([seed, 2, retry])
@@ -423,3 +424,118 @@ def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 8) ->
     set_door(leaves, cabin.door_open)
     stage.look(cabin.camera)
     return stage.render(), stage.labels(cabin.camera), Sensor.draw(rng, infrared=cabin.infrared)
+
+
+# -- clip --------------------------------------------------------------------------------------------------------------
+
+_OPENS_S, _ENTERS_S, _STANDS_S, _SHUTS_S = 2.5, 4.0, 8.0, 9.0
+"""The door starts to open; the e-bike starts to move in; it stands; the door starts to shut."""
+_DOOR_S = 1.5
+
+
+def _demo_cabin(seed: int, size: tuple[int, int]) -> Cabin:
+    """A roomy steel cabin with the commonest camera: rear corner, wide lens, looking at the door."""
+    drawn = Cabin.draw(seed, size=size)
+    width, depth, height = 1.6, 1.95, 2.35
+    camera = Camera((width / 2 - 0.06, 0.07, height - 0.06), (-0.18, depth * 0.62, 0.55), 104.0, *size, "equisolid")
+    steel = Material((0.66, 0.66, 0.64), 0.38, 0.7, pattern="brushed", scale=0.01)
+    return replace(
+        drawn, width=width, depth=depth, height=height, door_width=1.0, door_x=0.0, door_open=1.0, walls=steel, back=steel,
+        doors=steel, floor=Material((0.5, 0.49, 0.46), 0.5, pattern="tiles", scale=0.4), lamp_watts=42.0, lamp_kind="panel",
+        lamp_color=(1.0, 0.97, 0.92), hall_watts=90.0, handrail=True, posters=3, camera=camera, infrared=False,
+    )  # fmt: skip
+
+
+_MARGIN_PX = 22
+"""Around a moving thing its contact shadow moves, too."""
+
+
+def _frame_box(camera: Camera, meshes: list[Mesh]) -> tuple[float, float, float, float]:
+    pixels = np.concatenate([camera.project(mesh.vertices())[0] for mesh in meshes])
+    (x1, y1), (x2, y2) = pixels.min(axis=0) - _MARGIN_PX, pixels.max(axis=0) + _MARGIN_PX
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640, 360)) -> Clip:
+    """An empty lift; the door opens, somebody pushes an e-bike in, the door shuts; they stay to the end."""
+    cabin = _demo_cabin(seed, size)
+    rng = np.random.default_rng([seed, 5])
+    ride = rides.ebike(rng, "scooter", steer=0.05)
+    look = Look.draw(rng)
+    side = 1.0 if cabin.camera.location[0] < 0 else -1.0  # the pusher walks beyond the e-bike, seen from the camera
+    events: list[Event] = []
+    start, stop = np.array([0.0, cabin.depth + 2.0]), np.array([-side * 0.18, 0.98])
+
+    def frames() -> Iterator[Picture]:
+        stage = Stage(*size, samples=8)
+        leaves = build(stage, cabin, np.random.default_rng([seed, 6]))
+        stage.look(cabin.camera)
+        bike, walker = stage.add(ride.mesh, EBIKE), stage.add(person(look, standing(rng, look)), PERSON)
+        last_key: tuple[float, ...] | None = None
+        picture = empty_open = None
+        since: float | None = None
+        box: tuple[float, float, float, float] | None = None
+        for n in range(round(seconds * fps)):
+            t = n / fps
+            opening = ease(t, _OPENS_S, _OPENS_S + _DOOR_S) - ease(t, _SHUTS_S, _SHUTS_S + _DOOR_S)
+            moved = ease(t, _ENTERS_S, _STANDS_S)
+            # After the ride is parked: a glance back, then a look at the phone; still in between, as people are.
+            glance = ease(t, 11.0, 11.8) - ease(t, 13.0, 13.8)
+            phone = ease(t, 14.0, 15.0)
+            key = (opening, round(moved, 4), round(glance, 2), round(phone, 2))
+            if key == last_key and picture is not None:
+                yield picture
+                continue
+            there = opening > 0 or t > _ENTERS_S
+            bike.show(there)
+            walker.show(there)
+            at = start + (stop - start) * moved
+            yaw = -np.pi / 2 + 0.1 * side * ease(t, 5.5, _STANDS_S)
+            spot = placement(x=at[0], y=at[1], yaw=yaw)
+            bike.replace(ride.mesh.moved(spot))
+            offset = np.array([float(ride.grips[:, 0].mean()) - 0.36, side * (ride.width / 2 + 0.12)])
+            hold = ride.grips - [offset[0], offset[1], 0]
+            phase = float(np.linalg.norm(start - stop)) * moved / (2 * 0.5)
+            pose = walking(look, phase, stride=0.5, hands=hold)
+            rest = replace(standing(np.random.default_rng(seed), look), hands=hold, lean=0.12, head_yaw=0.0)
+            pose = blend(pose, rest, ease(t, _STANDS_S - 0.5, _STANDS_S + 0.3))
+            hands = hold.copy()
+            hands[1 if side > 0 else 0] = [0.22 * look.height, 0.0, 0.69 * look.height]
+            pose = blend(pose, replace(rest, hands=hands, lean=0.05, head_pitch=0.5), phone)
+            pose = replace(pose, head_yaw=pose.head_yaw + side * 1.1 * glance)
+            walker.replace(person(look, pose).moved(spot @ placement(x=offset[0], y=offset[1])))
+            if last_key is None or opening != last_key[0] or picture is None:
+                set_door(leaves, opening)  # the hall's light comes in with it: everything changes
+                if opening == 1.0:
+                    bike.show(False)
+                    walker.show(False)
+                    empty_open = stage.render()
+                    bike.show(True)
+                    walker.show(True)
+                picture = stage.render()
+            elif opening == 1.0 and empty_open is not None:
+                picture = stage.render_over(empty_open, _frame_box(cabin.camera, [bike.mesh, walker.mesh]))
+            else:
+                picture = stage.render_over(picture, _frame_box(cabin.camera, [walker.mesh]))
+            last_key = key
+            if since is None and at[1] - ride.length / 2 < cabin.depth - 0.3 and opening > 0:
+                since = t
+            if t > _SHUTS_S and box is None:
+                box = mask_box(stage.identities() == bike.ident)
+            yield picture
+        if since is not None:
+            w, h = size
+            relative = None if box is None else (box[0] / w, box[1] / h, box[2] / w, box[3] / h)
+            events.append(Event("ebike_in_elevator", since, seconds, relative))
+
+    sensor = replace(Sensor.draw(rng), gain=1.1, gamma=0.95, saturation=0.85, infrared=False, vignette=0.3, blur_px=0.5, sharpen=0.8, noise=1.2)
+    return Clip("ebike_in_elevator", seed, fps, {"cabin": cabin_zone(cabin)}, frames, events, sensor)
+
+
+def cabin_zone(cabin: Cabin) -> Zone:
+    """The cabin's floor up to the door, as a relative polygon: what stands on it is in the lift."""
+    w, d = cabin.width / 2, cabin.depth
+    edge = [(-w, 0.0), (-w, d / 2), (-w, d), (0.0, d), (w, d), (w, d / 2), (w, 0.0), (0.0, 0.0)]
+    pixels, _ = cabin.camera.project(np.array([[x, y, 0.0] for x, y in edge]))
+    size = np.array([cabin.camera.width, cabin.camera.height])
+    return tuple((float(x), float(y)) for x, y in np.clip(pixels / size, 0.0, 1.0))
