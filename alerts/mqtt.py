@@ -44,6 +44,9 @@ FETCH_ROWS = 100  # rows (with up to 100 KB each) read from the store at a time
 POLL_S = 5.0  # rows that another process wrote are found this late; wake() finds ours at once
 STORE_RETRY_S = 1.0
 REFUSED_RETRY_S = (1.0, 60.0)  # a topic that the broker refuses rests this long, doubling
+RETRY_TOGETHER_S = (
+    0.5  # what is due so soon is tried now: each round reads the outbox from its beginning
+)
 PACKET_TOO_LARGE = 149  # MQTT 5 reason code
 COMMAND_BYTES = (
     16 * 1024
@@ -171,6 +174,7 @@ class Publisher:
         self._status_in_flight: dict[Token, str] = {}
         self._taken: list[int] = []  # the broker has them, the store does not know it yet
         self._resting: dict[str, _Rest] = {}
+        self._refusals_said: set[tuple[str, str]] = set()  # by kind of topic and reason
         self._cautious = (
             False  # one row at a time, for the last connection was lost with rows in flight
         )
@@ -310,6 +314,8 @@ class Publisher:
 
     def _patience_s(self) -> float:
         """Seconds until there is something to do without being woken."""
+        if not self._connection.connected.is_set():
+            return POLL_S
         soonest = min((rest.until for rest in self._resting.values() if rest.until), default=1e12)
         return max(0.0, min(POLL_S, soonest - time.monotonic()))
 
@@ -341,8 +347,9 @@ class Publisher:
                 self._taken.append(row.seq)
                 self._published += 1
                 self._cautious = False
-                if self._resting.pop(row.message.topic, None) is not None:
-                    log.info("broker takes topic again", topic=row.message.topic)
+                if self._resting.pop(row.message.topic, None) is not None and not self._resting:
+                    self._refusals_said.clear()
+                    log.info("broker takes everything again", refused=self._refused)
             elif reason.value == PACKET_TOO_LARGE:
                 self._park(
                     row, f"the broker refuses it as too large ({len(row.message.payload)} bytes)"
@@ -385,7 +392,10 @@ class Publisher:
         rest = self._resting.get(topic)
         if rest is None:
             delay_s = least
-            log.warning("broker refuses message, kept and retried", topic=topic, reason=why)
+            kind = (topic.removeprefix(f"{self._topics.prefix}/").partition("/")[0], why)
+            if kind not in self._refusals_said:
+                self._refusals_said.add(kind)
+                log.warning("broker refuses message, kept and retried", topic=topic, reason=why)
         elif rest.until == 0.0:
             delay_s = min(most, rest.delay_s * 2)
         else:
@@ -409,10 +419,11 @@ class Publisher:
 
     def _send_rows(self) -> None:
         now = time.monotonic()
-        for rest in self._resting.values():
-            if 0 < rest.until <= now:
-                rest.until = 0.0
-                self._rewind()  # its rows were let go; find them again
+        if any(0 < rest.until <= now for rest in self._resting.values()):
+            for rest in self._resting.values():
+                if rest.until <= now + RETRY_TOGETHER_S:
+                    rest.until = 0.0
+            self._rewind()  # their rows were let go; find them again
         if self._new_rows.is_set():
             self._new_rows.clear()
             self._exhausted = False

@@ -283,6 +283,25 @@ def test_a_refused_topic_is_kept_and_blocks_no_other(store: Store, tmp_path: Pat
         assert secret == [f"s{n}" for n in range(250)]
 
 
+def test_refused_tickets_are_one_line_and_no_busy_loop(store: Store, tmp_path: Path) -> None:
+    acl = "topic readwrite gridwatch/#\ntopic deny gridwatch/jinling/tickets/#\n"
+    with mosquitto(tmp_path / "broker", acl=acl) as broker:
+        publisher = Publisher(settings(broker.port), store, TOPICS, HOST)
+        put(store, *[(TOPICS.ticket(f"T{n}"), "x", True) for n in range(300)], event(1))
+        with capture_logs() as logs:
+            publisher.start()
+            wait_for(lambda: publisher.status().refused >= 300)
+            wait_for(lambda: store.pending_count() == 300, what="the event passes")
+            broker.stop()
+            wait_for(lambda: not publisher.status().connected)
+            began_s = time.process_time()
+            time.sleep(1.5)
+            assert time.process_time() - began_s < 0.5, "waits for the broker, does not spin"
+            publisher.close()
+        said = [entry for entry in logs if entry["event"].startswith("broker refuses message")]
+        assert len(said) == 1
+
+
 def test_a_message_that_is_too_large_is_parked(store: Store, broker: Broker) -> None:
     collector = broker.collect("gridwatch/+/events/#")
     publisher = Publisher(settings(broker.port, max_message=10_000), store, TOPICS, HOST)
