@@ -175,9 +175,7 @@ class Publisher:
         self._taken: list[int] = []  # the broker has them, the store does not know it yet
         self._resting: dict[str, _Rest] = {}
         self._refusals_said: set[tuple[str, str]] = set()  # by kind of topic and reason
-        self._cautious = (
-            False  # one row at a time, for the last connection was lost with rows in flight
-        )
+        self._cautious = False  # one row at a time, after a loss with rows in flight
         self._store_failures = 0
         self._published = self._refused = self._parked = 0
 
