@@ -22,6 +22,7 @@ __all__ = ["Composer", "cabin_composer", "cut_out", "warp"]
 
 Image = npt.NDArray[np.uint8]
 
+PERSON, BICYCLE, EBIKE = 0, 1, 2  # ids of the vehicles model
 MIN_CUT_PX = 60  # smaller cut-outs look like a stain when they are pasted larger
 
 
@@ -50,12 +51,12 @@ def cut_out(item: Item, class_ids: Sequence[int]) -> list[CutOut]:
 def cabin_composer(items: Sequence[Item]) -> Composer | None:
     """The composer for the items with `compose` > 0; what is pasted comes from the other training pictures.
 
-    Pasted are classes 0 to 2 (person, bicycle, ebike), as many of each as there are of the scarcest.
+    Pasted are persons, bicycles and e-bikes, about as many of each as there are of the scarcest.
     """
     cabin = [item.picture for item in items if item.compose]
     if not cabin:
         return None
-    by_class: dict[int, list[CutOut]] = {0: [], 1: [], 2: []}
+    by_class: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: []}
     for item in items:
         if item.split == "train" and not item.compose:
             for cut in cut_out(item, tuple(by_class)):
@@ -83,15 +84,19 @@ class Composer:
         stack = np.stack([cv2.resize(_read(path), size) for path in cabin])
         self._empty = np.median(stack, axis=0).astype(np.uint8)
         self._cuts = list(cuts)
+        self._harmless = [cut for cut in cuts if cut.class_id != EBIKE] or self._cuts
 
     def __call__(self, picture: Path, boxes: Sequence[Box], seed: int, out: Path) -> list[Box]:
         """Write one copy of `picture` to `out` and return its boxes."""
         rng = np.random.default_rng(seed)
         image, labels = _read(picture), list(boxes)
-        if rng.random() < 0.45:
+        choice = rng.random()
+        if choice < 0.6:
+            # Half of the emptied cabins get no e-bike, so that a pedal bicycle there is not enough.
+            cuts = self._cuts if choice < 0.3 else self._harmless
             image, labels = self._empty.copy(), []
             for _ in range(int(rng.integers(0, 4))):
-                image, labels = self._paste(image, labels, rng)
+                image, labels = self._paste(image, labels, cuts[int(rng.integers(len(cuts)))], rng)
         image = _hide_clock(image, rng) if rng.random() < 0.5 else image
         image, labels = warp(
             image,
@@ -105,9 +110,8 @@ class Composer:
         return labels
 
     def _paste(
-        self, image: Image, labels: list[Box], rng: np.random.Generator
+        self, image: Image, labels: list[Box], cut: CutOut, rng: np.random.Generator
     ) -> tuple[Image, list[Box]]:
-        cut = self._cuts[int(rng.integers(len(self._cuts)))]
         height, width = image.shape[:2]
         scale = height * rng.uniform(0.35, 0.85) / cut.image.shape[0]
         scale = min(scale, 0.6 * width / cut.image.shape[1])

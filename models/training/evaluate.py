@@ -74,7 +74,8 @@ def detect(
     name = session.get_inputs()[0].name
     raw = session.run(None, {name: np.ascontiguousarray(blob)})[0][0]  # (4 + classes, anchors)
     scores = raw[4 : 4 + classes]
-    class_ids, anchors = np.nonzero(scores > MIN_CONFIDENCE)
+    anchors = np.flatnonzero(scores.max(axis=0) > MIN_CONFIDENCE)
+    class_ids = scores[:, anchors].argmax(axis=0)  # one class per box, as at run time
     confidences = scores[class_ids, anchors]
     centres, sizes = raw[:2, anchors].T, raw[2:4, anchors].T
     boxes = np.hstack([centres - sizes / 2, centres + sizes / 2])
