@@ -35,6 +35,8 @@ from pipeline.units import Settings
 
 __all__ = ["CameraSettings", "Config", "RuntimeSettings", "SiteSettings", "load_config"]
 
+# Paths that are meant relative to cameras.yaml, as a camera's file is.
+FOLDERS = (("evidence", "folder"), ("runtime", "registry"), ("storage", "folder"))
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _SECRET = re.compile(r"password|signing_key|token", re.IGNORECASE)
 
@@ -138,7 +140,12 @@ class CameraSettings(Settings):
 
 
 class Config(Settings):
-    """The whole of cameras.yaml."""
+    """The whole of cameras.yaml.
+
+    Attributes:
+        host: This machine, as in its tickets and topics; by default its host name.
+        cameras: At least one; see below.
+    """
 
     site: SiteSettings
     host: Identifier = Field(default_factory=lambda: _host_identifier())
@@ -193,6 +200,10 @@ def load_config(
         data = _override(data, override)
     defaults = data.pop("defaults", None) or {}
     origins: dict[YamlPath, YamlPath] = {}
+    for section, key in FOLDERS:
+        inner = data.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key]:
+            data = _put(data, [section, key], _resolve(inner[key], file.parent))
     cameras = data.get("cameras")
     if isinstance(cameras, list):
         data["cameras"] = [

@@ -16,6 +16,8 @@ import cv2
 import structlog
 
 from alerts.dispatch import Dispatch
+from alerts.evidence import EvidenceStore, load_key
+from alerts.evidence_server import EvidenceServer
 from alerts.mqtt import CommandReceiver, Publisher
 from alerts.store import Store
 from alerts.topics import Topics
@@ -133,10 +135,18 @@ class Host:
         self.metrics = Metrics(self._readings)
         topics = Topics(config.site.id)
         self.store = Store(config.database_url())
+        self._evidence_server: EvidenceServer | None = None
+        key = load_key(folder / "evidence.key") if config.evidence.url_base else None
+        evidence = EvidenceStore(config.evidence, folder / "evidence", key, self._clock.now)
+        if config.evidence.listen:
+            key = key or load_key(folder / "evidence.key")
+            self._evidence_server = EvidenceServer(
+                evidence.folder, config.evidence.listen, key, self._clock.now
+            )
         self.warner = Warner(
             config,
-            folder,
             self.store,
+            evidence,
             topics,
             Dispatch(config.dispatch, topics),
             self.engine,
@@ -172,6 +182,8 @@ class Host:
         if runtime.metrics_port is not None:
             self.metrics.serve(runtime.metrics_port, runtime.metrics_address)
         self._quarantined = self._notes.quarantined()
+        if self._evidence_server is not None:
+            self._evidence_server.start()
         self.warner.start()
         self.publisher.start()
         self.scheduler.start(self._clock.now())
@@ -282,6 +294,8 @@ class Host:
         self.warner.close(finish_clips=self._once)
         self.publisher.flush(1.0 if not self._once else 5.0)
         self.publisher.close(1.0)
+        if self._evidence_server is not None:
+            self._evidence_server.close()
         self.store.close()
         self.metrics.close()
         log.info("ended")

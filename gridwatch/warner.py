@@ -9,9 +9,8 @@ from __future__ import annotations
 import heapq
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
@@ -90,8 +89,8 @@ class Warner:
 
     Args:
         config: The site.
-        folder: Where evidence lives unless configured otherwise.
         store: The ticket store.
+        evidence: Pictures and clips.
         topics: Of the site.
         dispatch: Which inboxes a ticket goes to.
         engine: Its rules and scenarios are restored from the store, and their state is kept there.
@@ -109,8 +108,8 @@ class Warner:
     def __init__(
         self,
         config: Config,
-        folder: Path,
         store: Store,
+        evidence: EvidenceStore,
         topics: Topics,
         dispatch: Dispatch,
         engine: Engine,
@@ -130,7 +129,7 @@ class Warner:
         self._clock = clock
         self._store = store
         self._settings = config.evidence
-        self._evidence = EvidenceStore(config.evidence, folder / "evidence")
+        self._evidence = evidence
         self._privacy = {
             camera.id: Privacy(camera.privacy, people) for camera in self._cameras.values()
         }
@@ -168,8 +167,14 @@ class Warner:
     def take(self, outcome: Outcome) -> None:
         """Take what one frame led to; returns at once."""
         if outcome.changes:
-            rules = _Snapshots({outcome.camera_id: self._engine.rules.snapshot(outcome.camera_id)})
-            self._queue.put(_Job(self._clock.now(), outcome.frame, outcome.changes, rules))
+            camera_id = outcome.camera_id
+            rules = _Snapshots({camera_id: self._engine.rules.snapshot(camera_id)})
+            # A raised alarm's subject must be known to its scenario after a restart, or nothing would ever clear it.
+            raised = {c.key.scenario for c in outcome.changes if c.kind is ChangeKind.RAISED}
+            scenarios = self._scenario_states([camera_id], raised) if raised else {}
+            self._queue.put(
+                _Job(self._clock.now(), outcome.frame, outcome.changes, rules, scenarios)
+            )
 
     def remember(self, t: float) -> None:
         """Have pending dwells (and now and then the scenarios' baselines) stored, where they changed."""
@@ -211,12 +216,16 @@ class Warner:
         for camera_id, states in by_camera.items():
             self._engine.restore(camera_id, states)
 
-    def _scenario_states(self) -> dict[tuple[str, str], dict[str, Json]]:
+    def _scenario_states(
+        self, camera_ids: Iterable[str] | None = None, only: Container[str] | None = None
+    ) -> dict[tuple[str, str], dict[str, Json]]:
+        """States of scenarios that changed since they were last handed over."""
         changed: dict[tuple[str, str], dict[str, Json]] = {}
-        for camera_id in self._cameras:
+        for camera_id in self._cameras if camera_ids is None else camera_ids:
             for scenario, state in self._engine.state(camera_id).items():
                 key = camera_id, scenario
-                if state and state != self._stored_scenarios.get(key):
+                wanted = only is None or scenario in only
+                if wanted and state and state != self._stored_scenarios.get(key):
                     self._stored_scenarios[key] = changed[key] = state
         return changed
 
@@ -256,7 +265,13 @@ class Warner:
             return
         news = [change for change in job.changes if change.kind is ChangeKind.RAISED]
         picture = self._picture(job.frame, news) if news and job.frame is not None else None
-        tickets = self.desk.take(job.changes, job.t, picture=picture, rules=job.rules)
+        tickets = self.desk.take(
+            job.changes,
+            job.t,
+            picture=picture,
+            rules=job.rules,
+            scenario_states=job.scenario_states,
+        )
         self._note(tickets, job.frame)
 
     def _note(self, tickets: Sequence[Ticket], frame: Frame | None) -> None:
