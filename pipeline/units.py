@@ -8,10 +8,25 @@ from datetime import datetime, time
 from typing import Annotated, TypeAlias
 
 import shapely
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    StringConstraints,
+)
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["ByteSize", "Duration", "Polygon", "Settings", "TimeWindow", "parse_duration"]
+__all__ = [
+    "ByteSize",
+    "Duration",
+    "Polygon",
+    "Settings",
+    "TimeWindow",
+    "ZoneName",
+    "parse_duration",
+]
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)\s*")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -80,6 +95,9 @@ ByteSize: TypeAlias = Annotated[int, BeforeValidator(_parse_size)]
 
 Polygon: TypeAlias = Annotated[tuple[tuple[float, float], ...], AfterValidator(_check_polygon)]
 """At least three (x, y) points as fractions of the picture's width and height."""
+
+ZoneName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*$", max_length=64)]
+"""A zone's name; no slash, because it becomes a part of subjects such as ``zone:kerb/stay:...``."""
 
 
 class TimeWindow:

@@ -49,7 +49,7 @@ from pipeline.analyse.scenario import (
 )
 from pipeline.frame import Image
 from pipeline.observation import Condition, Json, Observation, RelativeBox
-from pipeline.units import Duration, Polygon
+from pipeline.units import Duration, Polygon, ZoneName
 
 __all__ = ["Fire", "FireParameters"]
 
@@ -134,7 +134,7 @@ class FireParameters(ScenarioParameters):
     cooldown: Duration = 60.0
     max_gap: Duration = 10.0
 
-    zones: dict[str, Polygon] = Field(default_factory=dict)
+    zones: dict[ZoneName, Polygon] = Field(default_factory=dict)
     ignore: tuple[Polygon, ...] = ()
     rate_hz: float = Field(default=2.0, gt=0, le=30)
     burst_rate_hz: float = Field(default=10.0, gt=0, le=30)

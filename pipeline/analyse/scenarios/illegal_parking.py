@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import supervision as sv
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from pipeline.analyse.appearance import (
     Hidden,
@@ -51,11 +51,9 @@ from pipeline.analyse.geometry import (
 from pipeline.analyse.scenario import CameraContext, Need, Scenario, ScenarioParameters, Scene
 from pipeline.frame import Image
 from pipeline.observation import Condition, Json, Observation, RelativeBox
-from pipeline.units import Duration, Polygon
+from pipeline.units import Duration, Polygon, ZoneName
 
 __all__ = ["IllegalParking", "IllegalParkingParameters"]
-
-ZoneName = Annotated[str, StringConstraints(pattern=r"^[^/\s][^/]*$", max_length=64)]
 
 # Two boxes on one vehicle (car and truck at once); cars side by side overlap less, even seen along the row.
 DOUBLE_IOU = 0.6
