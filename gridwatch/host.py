@@ -164,7 +164,6 @@ class Host:
             commands=CommandReceiver(topics, self.warner.desk.handle, self.warner.desk.refuse),
             clock=self._clock.now,
         )
-        self.store.on_messages(self.publisher.wake)
         self._started_t = self._clock.now()
         self._silent: set[str] = set()
         self._told: dict[str, tuple[object, ...]] = {}
