@@ -60,7 +60,7 @@ def test_no_relative_imports() -> None:
                 assert not (isinstance(node, ast.ImportFrom) and node.level), path
 
 
-def test_public_names_exist_and_are_sorted() -> None:
+def test_every_module_says_what_is_public() -> None:  # in order: ruff's RUF022 sees to that
     for package in ["pipeline", "alerts", "gridwatch"]:
         for path in sources(package):
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
@@ -69,7 +69,6 @@ def test_public_names_exist_and_are_sorted() -> None:
             module = importlib.import_module(name)
             public = getattr(module, "__all__", None)
             assert public is not None, f"{name} has no __all__"
-            assert list(public) == sorted(public), f"{name}.__all__ is not sorted"
             assert all(hasattr(module, item) for item in public), name
 
 
