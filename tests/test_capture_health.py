@@ -21,7 +21,8 @@ View = Callable[[int], Image]
 def noisy(image: Image, index: int, sigma: float = 2.0) -> Image:
     rng = np.random.default_rng(index)
     noise = rng.normal(0, sigma, image.shape)
-    return np.clip(image + noise, 0, 255).astype(np.uint8)
+    mixed: Image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return mixed
 
 
 def live(index: int) -> Image:
@@ -38,8 +39,8 @@ def other_view(index: int) -> Image:
 
 def shifted(index: int) -> Image:
     matrix = np.array([[1, 0, 32], [0, 1, 9]], dtype=np.float32)
-    moved = cv2.warpAffine(live(index), matrix, (320, 180), borderMode=cv2.BORDER_REFLECT)
-    return moved.astype(np.uint8)
+    moved: Image = cv2.warpAffine(live(index), matrix, (320, 180), borderMode=cv2.BORDER_REFLECT)
+    return moved
 
 
 def infrared(index: int) -> Image:
@@ -62,6 +63,10 @@ def defocused(index: int) -> Image:
     return noisy(cv2.GaussianBlur(live(index), (0, 0), 25), index)
 
 
+def foggy(index: int) -> Image:
+    return noisy((live(index) * 0.3 + 150).astype(np.uint8), index)
+
+
 def half_covered(index: int) -> Image:
     image = live(index).copy()
     image[:, :100] = 30
@@ -73,7 +78,8 @@ def dimmed(index: int) -> Image:
 
 
 def glaring(index: int) -> Image:
-    return np.clip(live(index) * 1.4 + 15, 0, 255).astype(np.uint8)
+    bright: Image = np.clip(live(index) * 1.4 + 15, 0, 255).astype(np.uint8)
+    return bright
 
 
 def watch(health: CameraHealth, view: View, count: int, start: int) -> dict[str, list[Condition]]:
@@ -105,6 +111,7 @@ def healthy() -> CameraHealth:
         (dimmed, Condition.CLEAR, Condition.CLEAR),
         (glaring, Condition.CLEAR, Condition.CLEAR),
         (infrared, Condition.CLEAR, Condition.CLEAR),
+        (foggy, Condition.CLEAR, Condition.CLEAR),
         (half_covered, Condition.CLEAR, Condition.CLEAR),
         (black, Condition.HOLDS, Condition.UNKNOWN),
         (cloth, Condition.HOLDS, Condition.UNKNOWN),

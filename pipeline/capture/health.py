@@ -98,9 +98,9 @@ class CameraHealth:
     """Judges one camera from about one frame a second and from how long it has been silent.
 
     It never reads a clock. Covered: the detail, measured as contrast relative to brightness and hence whatever the
-    light, collapses in most blocks against a reference that follows dusk. Turned: orientation correlation (Fitch, Kadyrov,
-    Christmas and Kittler, BMVC 2002) with doubled angles, which neither brightness nor a reversed contrast (infrared)
-    disturbs, has no significant peak near zero shift any more. Frozen: the same picture repeats bit for bit.
+    light, collapses in most blocks against a reference that follows dusk. Turned: orientation correlation (Fitch,
+    Kadyrov, Christmas and Kittler, BMVC 2002) with doubled angles, which neither brightness nor a reversed contrast
+    (infrared) disturbs, has no significant peak near zero shift any more. Frozen: the same picture repeats bit for bit.
 
     Args:
         camera_id: The camera's id.
@@ -156,7 +156,7 @@ class CameraHealth:
         self._last_frame_t = t
         grey = _grey(frame.image)
         contrast, orientations = _contrast(grey)
-        covered = self._covered(t, grey, contrast)
+        covered = self._covered(t, grey, contrast, orientations)
         turned = self._turned(t, orientations, covered.condition)
         frozen = self._frozen(t, frame.image, grey)
         changed = Condition.HOLDS in (covered.condition, turned.condition)
@@ -165,8 +165,8 @@ class CameraHealth:
             self._learn(contrast, orientations, step_s)
         return [self._observation("dead", t, Condition.CLEAR, 1.0, {}), frozen, covered, turned]
 
-    def _covered(self, t: float, grey: Grey, contrast: Grey) -> Observation:
-        if self._detail is None or self._detail_samples < LEARN_SAMPLES:
+    def _covered(self, t: float, grey: Grey, contrast: Grey, orientations: Complex) -> Observation:
+        if self._detail is None or self._view is None or self._detail_samples < LEARN_SAMPLES:
             return self._observation("covered", t, Condition.UNKNOWN, 0.0, {"learning": True})
         rich = self._detail > BARE_DETAIL
         if np.count_nonzero(rich) < BLOCKS * BLOCKS / 4:
@@ -179,6 +179,14 @@ class CameraHealth:
             "brightness": round(brightness, 1),
         }
         holds = fraction >= self._parameters.covered_fraction
+        firm = float(np.abs(orientations).mean()) >= FIRM_SHARE
+        if (
+            holds
+            and firm
+            and self._in_place(_alignment(self._view, orientations)) >= 2 * ALIGNED_SIGMA
+        ):
+            holds = False  # fog or infrared: weaker, but the same view can still be made out
+            detail["recognised"] = True
         if holds and brightness < DARK_LEVEL and not self._parameters.dark_counts:
             return self._observation("covered", t, Condition.UNKNOWN, 0.0, {**detail, "dark": True})
         confidence = fraction if holds else 1.0 - fraction
@@ -194,12 +202,8 @@ class CameraHealth:
         if firm < FIRM_SHARE or _alignment(self._view, self._view).max() < 3 * ALIGNED_SIGMA:
             return self._observation("turned", t, Condition.UNKNOWN, 0.0, {"bare": True})
         surface = _alignment(self._view, orientations)
-        reach = max(1, round(self._parameters.turned_shift * WIDTH))
         centre_y, centre_x = surface.shape[0] // 2, surface.shape[1] // 2
-        near = surface[
-            centre_y - reach : centre_y + reach + 1, centre_x - reach : centre_x + reach + 1
-        ]
-        in_place, best = float(near.max()), float(surface.max())
+        in_place, best = self._in_place(surface), float(surface.max())
         peak_y, peak_x = np.unravel_index(int(surface.argmax()), surface.shape)
         detail: dict[str, Json] = {
             "in_place_sigma": round(in_place, 1),
@@ -212,6 +216,12 @@ class CameraHealth:
         fit = min(1.0, max(0.0, in_place / max(best, 3 * ALIGNED_SIGMA)))
         confidence = 1.0 - fit if holds else max(0.5, fit)
         return self._observation("turned", t, _condition(holds), confidence, detail)
+
+    def _in_place(self, surface: Grey) -> float:
+        """Highest correlation within reach of zero shift."""
+        reach = max(1, round(self._parameters.turned_shift * WIDTH))
+        y, x = surface.shape[0] // 2, surface.shape[1] // 2
+        return float(surface[y - reach : y + reach + 1, x - reach : x + reach + 1].max())
 
     def _frozen(self, t: float, image: Image, grey: Grey) -> Observation:
         digest = zlib.crc32(np.ascontiguousarray(image).data)
