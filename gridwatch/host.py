@@ -34,7 +34,7 @@ from pipeline.analyse.weights import WeightsEntry, load_registry
 from pipeline.capture.reader import CameraReader, ReaderState
 from pipeline.capture.ring import PacketRing
 from pipeline.capture.timeline import Clock, HostClock
-from pipeline.exceptions import GridwatchError, ModelError
+from pipeline.exceptions import ConfigError, GridwatchError, ModelError
 from pipeline.observation import Json
 
 __all__ = ["Host", "load_detectors", "main", "models_needed"]
@@ -118,6 +118,9 @@ class Host:
         self._once = once
         self._clock = clock or HostClock()
         self._cameras = [camera for camera in config.cameras if camera.enabled]
+        self._files = [camera.id for camera in self._cameras if not camera.stream.live]
+        if once and not self._files:
+            raise ConfigError("--once: found no file among the cameras, expected at least one")
         self._detectors, self._weights, self.model_faults = load_detectors(
             config, models_needed(self._cameras)
         )
@@ -217,7 +220,7 @@ class Host:
                     raise self.warner.fault
             frames = self.scheduler.next_batch(now_s)
             if not frames:
-                if self._once and all(reader.finished for reader in self.readers.values()):
+                if self._once and all(self.readers[name].finished for name in self._files):
                     return
                 self._ready.wait(0.1)
                 self._ready.clear()
@@ -270,6 +273,8 @@ class Host:
                 camera=camera_id,
                 keyframe_interval_s=round(interval_s, 1),
             )
+        if reader.state is ReaderState.ENDED and reader.reason and not repeat:
+            log.error("camera cannot be read", camera=camera_id, reason=reader.reason)
         self._told[camera_id] = told
         status: dict[str, Json] = {
             "state": reader.state.value,
