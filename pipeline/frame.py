@@ -32,7 +32,7 @@ class Frame:
 
     camera_id: str
     t: float
-    image: Image
+    image: Image = field(repr=False)
     arrived_s: float = 0.0
     keyframe: bool = False
     epoch: int = 0

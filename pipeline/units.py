@@ -38,7 +38,10 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 class Settings(BaseModel):
     """Base of everything that is read from cameras.yaml: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # An error of pydantic's own would quote a URL with its password; ours are built from the parts.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
 
 
 def parse_duration(value: object) -> float:
