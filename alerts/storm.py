@@ -66,7 +66,8 @@ class StormSettings(Settings):
     budget: int = Field(default=12, ge=1)
     critical_budget: int = Field(default=120, ge=1)
     budget_window: Duration = Field(default=3600.0, gt=0)
-    group_window: Duration = 60.0
+    # One fire seen by three zones comes within seconds; two cars at one kerb are two matters, even a minute apart.
+    group_window: Duration = 10.0
     inhibit: bool = True
     mutes: tuple[MuteSettings, ...] = ()
 
