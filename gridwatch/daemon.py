@@ -42,6 +42,7 @@ STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
 QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
 MAP_BYTES = 256  # a camera's id, and one page on disk in any case
 ANALYSIS = "@analysis"  # no camera's id: @ is not allowed in one
+TOGETHER = "@together"  # an inference on pictures of several cameras
 KILL_MEMORY_S = 86_400.0  # two kills within a day count as two; less often is cheaper to live with
 
 
@@ -116,17 +117,18 @@ class CrashNotes:
             _write_atomically(self._threads, json.dumps(self._cameras))
 
     def analysing(self, camera_ids: Sequence[str]) -> None:
-        """The calling thread now analyses frames of these cameras; only the first is blamed for a crash."""
+        """The calling thread now works on frames of these cameras (or none); of several none is blamed for a crash."""
         if self._map is None:
             self._analysing.write_bytes(b"\n" * MAP_BYTES)
             with self._analysing.open("r+b") as handle:
                 self._map = mmap.mmap(handle.fileno(), MAP_BYTES)
             self.thread_runs(threading.get_ident(), ANALYSIS)
-        text = camera_ids[0].encode()[: MAP_BYTES - 1] + b"\n"
+        name = "".join(camera_ids) if len(camera_ids) < 2 else TOGETHER
+        text = name.encode()[: MAP_BYTES - 1] + b"\n"
         self._map[: len(text)] = text
 
     def culprit(self) -> str | None:
-        """The camera whose thread crashed, read from the last report."""
+        """The camera whose thread crashed, read from the last report; ``@together`` for several, None for none."""
         try:
             report = self.report.read_text(encoding="utf-8", errors="replace")
             cameras: dict[str, str] = json.loads(self._threads.read_text(encoding="utf-8"))
@@ -148,6 +150,11 @@ class CrashNotes:
         entry["reason"] = reason
         _write_atomically(self._quarantine, json.dumps(notes))
         return len(entry["kills"]) >= QUARANTINE_KILLS
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether something killed the engine lately: then cameras must not share an inference, to tell which."""
+        return bool(self._load())
 
     def quarantined(self) -> dict[str, str]:
         """Reason by quarantined camera."""

@@ -7,7 +7,7 @@ once, and gets what the rules made of them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,6 +76,7 @@ class Engine:
         config: The site.
         detectors: By model name; a model that could not be loaded is simply absent.
         cameras: Which cameras to run; all enabled ones by default.
+        at_work: Told whose frames are worked on from now on, so that a native crash can be attributed.
     """
 
     def __init__(
@@ -83,8 +84,11 @@ class Engine:
         config: Config,
         detectors: Mapping[str, DetectorLike],
         cameras: Iterable[CameraSettings] | None = None,
+        *,
+        at_work: Callable[[Sequence[str]], None] = lambda _camera_ids: None,
     ) -> None:
         self._detectors = detectors
+        self._at_work = at_work
         self._lanes: dict[str, _Lane] = {}
         timezone = config.timezone
         chosen = [c for c in config.cameras if c.enabled] if cameras is None else list(cameras)
@@ -134,11 +138,13 @@ class Engine:
         """
         wanted: dict[str, list[int]] = defaultdict(list)
         for index, frame in enumerate(frames):
+            self._at_work([frame.camera_id])
             for model in self._lanes[frame.camera_id].analyser.plan(frame):
                 if model in self._detectors:
                     wanted[model].append(index)
         results: list[dict[str, sv.Detections]] = [{} for _ in frames]
         for model, indices in wanted.items():
+            self._at_work([frames[i].camera_id for i in indices])
             try:
                 found = self._detectors[model].detect([frames[i].image for i in indices])
             except ModelError as error:
@@ -183,6 +189,7 @@ class Engine:
             lane.health.restore(state[HEALTH])
 
     def _judge(self, frame: Frame, results: Mapping[str, sv.Detections]) -> Outcome:
+        self._at_work([frame.camera_id])
         lane = self._lanes[frame.camera_id]
         observations = list(lane.analyser.observe(frame, results))
         if lane.health is not None and frame.t >= lane.health_due_t:

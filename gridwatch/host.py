@@ -26,7 +26,7 @@ from gridwatch.daemon import CrashNotes, EngineLock
 from gridwatch.engine import DetectorLike, Engine
 from gridwatch.logs import configure_logging
 from gridwatch.metrics import Metrics, Reading
-from gridwatch.scheduler import Scheduler
+from gridwatch.scheduler import BATCH, Scheduler
 from gridwatch.warner import Warner
 from pipeline.analyse.detector import Detector
 from pipeline.analyse.scenario import load_scenario
@@ -125,7 +125,7 @@ class Host:
             config, models_needed(self._cameras)
         )
         detectors: dict[str, DetectorLike] = dict(self._detectors)
-        self.engine = Engine(config, detectors, self._cameras)
+        self.engine = Engine(config, detectors, self._cameras, at_work=notes.analysing)
         self._ready = threading.Event()
         self.readers = {camera.id: self._reader(camera) for camera in self._cameras}
         virtual = all(camera.stream.pace == "virtual" for camera in self._cameras)
@@ -134,6 +134,7 @@ class Host:
             self.engine.rate_hz,
             [camera.id for camera in self._cameras if "fire" in camera.scenarios],
             governed=not virtual,
+            batch=1 if notes.suspicious else len(self._cameras) if virtual else BATCH,
         )
         self.metrics = Metrics(self._readings)
         topics = Topics(config.site.id)
@@ -225,8 +226,9 @@ class Host:
                 self._ready.wait(0.1)
                 self._ready.clear()
                 continue
-            self._notes.analysing([frame.camera_id for frame in frames])
-            for outcome in self.engine.step(frames):
+            outcomes = self.engine.step(frames)
+            self._notes.analysing(())
+            for outcome in outcomes:
                 self.warner.take(outcome)
             done_s = self._clock.monotonic()
             for frame in frames:

@@ -15,7 +15,7 @@ import structlog
 
 from pipeline.frame import Frame
 
-__all__ = ["Governor", "Mailbox", "Scheduler"]
+__all__ = ["BATCH", "Governor", "Mailbox", "Scheduler"]
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +96,7 @@ class Scheduler:
         rate_hz: What a camera's scenarios want at stream time t.
         fire_cameras: Those whose rate has a floor.
         governed: Whether overload lowers rates; not where sources wait for us and nothing can be lost.
+        batch: Frames given out at a time.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class Scheduler:
         fire_cameras: Iterable[str] = (),
         *,
         governed: bool = True,
+        batch: int = BATCH,
     ) -> None:
         self._mailboxes = mailboxes
         self._rate_hz = rate_hz
         self._fire = frozenset(fire_cameras)
         self._turns = {camera_id: _Turn() for camera_id in mailboxes}
         self._governed = governed
+        self._batch = batch
         self.governor = Governor()
 
     def start(self, t: float) -> None:
@@ -119,7 +122,7 @@ class Scheduler:
             self._grant(camera_id, t)
 
     def next_batch(self, now_s: float) -> list[Frame]:
-        """Up to four waiting frames, the most urgent first; empty when none waits.
+        """Waiting frames, at most a batch, the most urgent first; empty when none waits.
 
         Args:
             now_s: Monotonic clock in seconds.
@@ -131,8 +134,10 @@ class Scheduler:
             or not self._governed  # a source that waits for us goes on when we come back
         ]
         waiting.sort(key=self._deadline_s)
-        frames = []
-        for camera_id in waiting[:BATCH] if self._governed else waiting:
+        frames: list[Frame] = []
+        for camera_id in waiting:
+            if len(frames) == self._batch:
+                break
             frame = self._mailboxes[camera_id].take()
             if frame is None:
                 continue

@@ -150,3 +150,21 @@ def test_two_engines_never_share_a_store(tmp_path: Path) -> None:
     second = EngineLock(tmp_path)
     second.acquire(patience_s=0.0)
     second.release()
+
+
+def test_a_crash_in_a_shared_inference_blames_no_camera_but_parts_them(tmp_path: Path) -> None:
+    notes = CrashNotes(tmp_path)
+    assert not notes.suspicious
+    notes.analysing(["good", "bad"])
+    ident = threading.get_ident()
+    notes.report.write_text(
+        f"Fatal Python error\n\nCurrent thread {ident:#018x} (most recent call first)"
+    )
+    assert notes.culprit() == daemon.TOGETHER
+    notes.analysing(["bad"])
+    assert notes.culprit() == "bad"
+    notes.analysing([])
+    assert notes.culprit() is None
+    notes.add_kill(daemon.TOGETHER, 1000.0, "x")
+    assert notes.suspicious
+    assert notes.quarantined() == {}

@@ -98,3 +98,12 @@ def test_relief_raises_the_rates_again() -> None:
             now_s += 0.1
             governor.note(now_s, missed=missed)
         assert governor.scale == (scheduler.LOWEST if missed else 1.0)
+
+
+def test_cameras_under_suspicion_are_taken_one_by_one() -> None:
+    boxes = {camera_id: Box(camera_id) for camera_id in ("a", "b")}
+    plan = Scheduler(boxes, lambda _camera_id, _t: 1.0, batch=1)
+    plan.start(0.0)
+    for box in boxes.values():
+        box.put(0.0)
+    assert [len(plan.next_batch(0.0)) for _ in range(3)] == [1, 1, 0]

@@ -256,6 +256,7 @@ def check_picture(ticket: Ticket, folder: Path) -> None:
         assert hashlib.sha256(content).hexdigest() == item.sha256
         assert len(content) == item.size_bytes
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
         assert picture[60:100, 120:180].mean() > 200
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) is not None
 
