@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from alerts.connection import BrokerSettings, Connection
 from gridwatch.config import CameraSettings, Config
@@ -72,13 +73,15 @@ def check_site(config: Config, out: Path, seconds: float) -> bool:
         )
         if report is None:
             well = False
-            table.add_row(camera.id, name, "[red]✗[/]", "", "", "", ", ".join(camera.scenarios))
+            table.add_row(
+                camera.id, Text(name), "[red]✗[/]", "", "", "", ", ".join(camera.scenarios)
+            )
             notes.append(f"✗ {camera.id}: {one.problem}")
             continue
         interval_s = report.keyframe_interval_s
         table.add_row(
             camera.id,
-            name,
+            Text(name),  # an IPv6 address stands in brackets
             report.codec,
             f"{report.width_px}x{report.height_px}",
             "?" if report.rate_hz is None else f"{report.rate_hz:.1f}",

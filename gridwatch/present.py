@@ -94,9 +94,9 @@ def ticket_line(ticket: Ticket, language: Language, zone: tzinfo) -> Text:
     line.append(ticket.updated.astimezone(zone).strftime("%H:%M:%S "), style="dim")
     line.append(f" {say(ticket.severity, language)} ", style=_SEVERITY_STYLE[ticket.severity])
     line.append(f" {_title(ticket, language)}", style="bold")
-    line.append(f"  {ticket.camera.name or ticket.camera.id}")
+    line.append(f"  {_plain(ticket.camera.name or ticket.camera.id)}")
     if ticket.grid:
-        line.append(f" · {ticket.grid}", style="dim")
+        line.append(f" · {_plain(ticket.grid)}", style="dim")
     line.append(f"  {say(ticket.state, language)}", style=_STATE_STYLE[ticket.state])
     if ticket.dispose.outcome is not None:
         line.append(f" ({say(ticket.dispose.outcome, language)})", style="green")
@@ -113,10 +113,10 @@ def camera_line(kind: str, subject: str, state: str, reason: str, language: Lang
     """A camera's or a host's change of state in the feed."""
     good = state in ("running", "online", "ended")
     line = Text("         ")
-    line.append(f"{say(kind, language)} {subject}: ", style="dim")
-    line.append(say(state, language), style="green" if good else "bold yellow")
+    line.append(f"{say(kind, language)} {_plain(subject)}: ", style="dim")
+    line.append(_plain(say(state, language)), style="green" if good else "bold yellow")
     if reason:
-        line.append(f" ({reason})", style="dim")
+        line.append(f" ({_plain(reason)})", style="dim")
     return line
 
 
@@ -134,9 +134,9 @@ def ticket_table(tickets: list[Ticket], language: Language, zone: tzinfo) -> Ren
         table.add_row(
             ticket.warn.raised.astimezone(zone).strftime("%m-%d %H:%M:%S"),
             Text(say(ticket.severity, language), style=_SEVERITY_STYLE[ticket.severity]),
-            _title(ticket, language),
-            ticket.camera.name or ticket.camera.id,
-            ticket.grid,
+            Text(_title(ticket, language)),
+            Text(_plain(ticket.camera.name or ticket.camera.id)),
+            Text(_plain(ticket.grid)),
             state,
             f"{ticket.analyse.confidence:.0%}",
             ticket.id,
@@ -166,7 +166,7 @@ def ticket_panel(ticket: Ticket, language: Language, zone: tzinfo) -> Renderable
         table.add_column(overflow="fold")
         for key, value in rows:
             if value:
-                table.add_row(say(key, language), value)
+                table.add_row(say(key, language), Text(_plain(value)))
         return table
 
     captured, analysed, warned, disposal = (
@@ -235,7 +235,12 @@ def _acts(ticket: Ticket, language: Language, zone: tzinfo) -> list[tuple[str, s
 
 
 def _title(ticket: Ticket, language: Language) -> str:
-    return ticket.title.zh if language == "zh" else ticket.title.en
+    return _plain(ticket.title.zh if language == "zh" else ticket.title.en)
+
+
+def _plain(text: str) -> str:
+    """What others wrote, without characters that would steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _short(value: object) -> str:

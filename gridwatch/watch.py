@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from alerts.connection import BrokerSettings
 from alerts.feed import Feed, News
@@ -122,6 +123,7 @@ def watch_feed(settings: FeedSettings, language: str | None) -> None:
         console.print(
             f"{settings.broker.address} · {settings.site} · {say('listening', _language(language, settings))}",
             style="dim",
+            markup=False,
         )
         try:
             while True:
@@ -171,7 +173,7 @@ def command_ticket(
         )
     if not reply.ok:
         raise CommandError(f"{reply.message} ({reply.code})", code=reply.code)
-    Console(highlight=False).print(f"[green]✓[/] {reply.message}")
+    Console(highlight=False).print(Text.assemble(("✓ ", "green"), reply.message))
 
 
 def _console() -> Console:
