@@ -108,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     scene = importlib.import_module(f"benchmarks.scenes.{args.scene}")
     if args.stills:
+        if not hasattr(scene, "still"):
+            parser.error(f"scene {args.scene} makes clips only: its model is not a detector")
         _stills(scene, args.scene, args.seed, args.stills, args.out, args.width or 416)
     else:
         _clip(scene, args.seed, args.seconds, args.fps, args.out, args.width or 640)

@@ -5,6 +5,7 @@ Pixels: x to the right, y down, the picture's upper left corner is (0, 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +87,22 @@ class Camera:
             scale = 2 * self.focal_px * np.sin(theta / 2) / np.maximum(aside, 1e-9)
         pixels = np.stack([self.width / 2 + x * scale, self.height / 2 - y * scale], -1)
         return pixels, depth
+
+
+    def frame_box(self, meshes: Sequence[Mesh], margin_px: float = 0.0) -> tuple[float, float, float, float]:
+        """The xyxy box in pixels, not clipped, of meshes that lie before the camera; the empty box if none does."""
+        found = [self.project(mesh.vertices()) for mesh in meshes]
+        pixels = np.concatenate([p[depth > _NEAR_M] for p, depth in found] or [np.zeros((0, 2))])
+        if not len(pixels):
+            return 0.0, 0.0, 0.0, 0.0
+        (x1, y1), (x2, y2) = pixels.min(axis=0) - margin_px, pixels.max(axis=0) + margin_px
+        return float(x1), float(y1), float(x2), float(y2)
+
+    def relative(self, points: ArrayLike) -> tuple[tuple[float, float], ...]:
+        """World points (n, 3) as a polygon in relative coordinates, clipped to the picture."""
+        pixels, _ = self.project(points)
+        clipped = np.clip(pixels / [self.width, self.height], 0.0, 1.0)
+        return tuple((float(x), float(y)) for x, y in clipped)
 
 
 @dataclass(frozen=True)

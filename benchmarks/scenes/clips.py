@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.scenes.people import Pose
 from benchmarks.scenes.sensor import Sensor, burn_text
 
-__all__ = ["Clip", "Event", "Zone", "blend", "ease", "encode", "label_yaml"]
+__all__ = ["Clip", "Event", "Zone", "blend", "ease", "encode", "label_yaml", "relative_box"]
 
 Picture = NDArray[np.uint8]
 Zone = tuple[tuple[float, float], ...]
@@ -42,6 +42,13 @@ class Clip:
     frames: Callable[[], Iterator[Picture]]
     events: list[Event]
     sensor: Sensor
+
+
+def relative_box(box: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """An xyxy box in pixels → relative to a picture of `size` (width, height)."""
+    if box is None:
+        return None
+    return box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]
 
 
 def ease(t: float, start: float, end: float) -> float:
@@ -82,7 +89,7 @@ def encode(clip: Clip, path: Path, *, crf: int = 26, progress: Callable[[int], N
             # A key frame a second, as cameras are told to; one thread, since the renderer needs the others.
             command = (
                 f"ffmpeg -hide_banner -loglevel error -y -f rawvideo -pix_fmt rgb24 -s {w}x{h} -r {clip.fps:g} -i - -an "
-                f"-c:v libx264 -preset slow -crf {crf} -pix_fmt yuv420p -g {round(clip.fps)} -threads 1 "
+                f"-c:v libx264 -preset slow -crf {crf} -pix_fmt yuv420p -g {round(clip.fps)} -sc_threshold 0 -threads 1 "
                 "-colorspace smpte170m -color_primaries smpte170m -color_trc smpte170m -movflags +faststart"
             ).split()
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -83,14 +83,15 @@ def two_bone(root: ArrayLike, target: ArrayLike, upper: float, lower: float, ben
     a, b = np.asarray(root, dtype=float), np.asarray(target, dtype=float)
     reach = b - a
     distance = float(np.clip(np.linalg.norm(reach), abs(upper - lower) + 1e-4, upper + lower - 1e-4))
-    direction = reach / max(float(np.linalg.norm(reach)), 1e-9)
+    # A target at the root has no direction: fold the limb downwards.
+    direction = reach / np.linalg.norm(reach) if np.linalg.norm(reach) > 1e-9 else np.array([0.0, 0.0, -1.0])
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     aside = float(np.sqrt(max(upper**2 - along**2, 0.0)))
     hint = np.asarray(bend, dtype=float)
     normal = hint - direction * float(hint @ direction)
     length = float(np.linalg.norm(normal))
     if length < 1e-6:
-        normal = np.cross(direction, [0.0, 1.0, 0.0])
+        normal = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
         length = float(np.linalg.norm(normal))
     return a + direction * along + normal / length * aside, a + direction * distance
 

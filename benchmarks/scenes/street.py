@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.scenes import palette, rides, vehicles
 from benchmarks.scenes.artwork import poster
-from benchmarks.scenes.blender import Stage
+from benchmarks.scenes.blender import Item, Stage
 from benchmarks.scenes.camera import VEHICLE_CLASSES, Camera, Label, mask_box
-from benchmarks.scenes.clips import Clip, Event, ease
+from benchmarks.scenes.clips import Clip, Event, ease, relative_box
 from benchmarks.scenes.mesh import Material, Mesh, box, ellipsoid, placement, tube
 from benchmarks.scenes.people import Look, person, riding, standing, walking
 from benchmarks.scenes.sensor import Sensor
@@ -97,7 +97,7 @@ def build(stage: Stage, street: Street, rng: np.random.Generator) -> None:
         ground.add(box([x, KERB_LANE_M / 2, 0.004], [0.1, KERB_LANE_M * 1.05, 0.006], yellow, yaw=0.65))
     for _ in range(int(rng.integers(2, 6))):  # patches and stains
         tone = float(rng.uniform(0.2, 0.36))
-        ground.add(box([rng.uniform(-20, 20), rng.uniform(0.5, _ROAD_M - 1), 0.001], [rng.uniform(0.6, 4), rng.uniform(0.5, 1.6), 0.002], Material((tone, tone, tone), 0.9)))
+        ground.add(box([rng.uniform(-20, 20), rng.uniform(0.5, _ROAD_M - 1), 0.0025], [rng.uniform(0.6, 4), rng.uniform(0.5, 1.6), 0.002], Material((tone, tone, tone), 0.9)))
     stage.scenery(ground)
     town = Mesh()
     for y, away in ((-7.5, -1.0), (_ROAD_M + 6.5, 1.0)):
@@ -211,3 +211,121 @@ def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6) ->
     if street.daylight == "night":
         sensor = replace(sensor, gain=sensor.gain * 1.4, noise=sensor.noise + 2)
     return stage.render(), stage.labels(street.camera), sensor
+
+
+# -- clip --------------------------------------------------------------------------------------------------------------
+
+_PULLS_OVER_S, _STANDS_S = 1.5, 5.0
+"""The offender leaves its lane; it stands."""
+_STOP_X = 1.6
+_MARGIN_PX = 16
+"""Around a vehicle its soft shadow moves, too."""
+
+
+def _passing(start_s: float, from_x: float, speed_m_s: float, t: float) -> float:
+    """Where something is along the road at `t`: it enters at `start_s`; before that it waits out of sight."""
+    return from_x + speed_m_s * (t - start_s)
+
+
+def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640, 360)) -> Clip:
+    """Traffic passes; a car pulls over into the marked zone and stays; a walker passes before it, cars behind it."""
+    camera = Camera((-9.0, -3.6, 5.6), (2.0, 2.1, 0.2), 60.0, *size)
+    street = Street("overcast", 45.0, 200.0, (-2.6, 6.2), camera, 3)
+    rng = np.random.default_rng([seed, 15])
+    events: list[Event] = []
+
+    def frames() -> Iterator[Picture]:
+        stage = Stage(*size, samples=8)
+        build(stage, street, np.random.default_rng([seed, 16]))
+        stage.look(camera)
+        offender = stage.add(vehicles.car(rng, "sedan").mesh, CAR)
+        # (item, height of its path y, start x, speed, time at start x, yaw)
+        passing = [
+            (stage.add(vehicles.car(rng, "suv").mesh, CAR), _LANES_Y[0], -6.0, 9.0, 0.0, 0.0),
+            (stage.add(vehicles.car(rng, "hatch").mesh, CAR), _LANES_Y[1], 38.0, -10.0, 2.0, np.pi),
+            (stage.add(vehicles.car(rng, "sedan").mesh, CAR), _LANES_Y[0], -16.0, 8.5, 8.0, 0.0),
+            (stage.add(vehicles.truck(rng).mesh, TRUCK), _LANES_Y[1], 40.0, -9.0, 11.0, np.pi),
+            (stage.add(vehicles.car(rng, "van").mesh, CAR), _LANES_Y[0], -16.0, 9.0, 16.0, 0.0),
+        ]
+        ride, helmeted = rides.ebike(rng, "scooter"), Look.draw(rng, helmet=True)
+        rider = person(helmeted, riding(helmeted, ride.seat, ride.feet, ride.grips))
+        for mesh, class_id in ((ride.mesh, EBIKE), (rider, PERSON)):
+            passing.append((stage.add(mesh, class_id), KERB_LANE_M + 0.5, -14.0, 5.5, 12.5, 0.0))
+        look = Look.draw(rng)
+        walker = stage.add(person(look, walking(look, 0.0)), PERSON)
+        away = placement(x=-90.0)
+        movers = [item for item, *_ in passing]
+        for item in (offender, walker, *movers):
+            item.place(away)
+        empty = stage.render()
+        parked: Picture | None = None
+        box = None
+        for n in range(round(seconds * fps)):
+            t = n / fps
+            moving = []
+            for item, y, x0, speed, start, yaw in passing:
+                x = _passing(start, x0, speed, t)
+                seen = -14 < x < 42 and t >= start
+                item.place(placement(x=x, y=y, yaw=yaw) if seen else away)
+                if seen:
+                    moving.append(item)
+            step = 1.25 * (t - 7.0)
+            if 0 <= step < 16:
+                stride = placement(x=8.0 - step, y=-0.75, z=0.12, yaw=np.pi)
+                walker.replace(person(look, walking(look, step / 1.3)).moved(stride))
+                moving.append(walker)
+            elif t >= 7.0:
+                walker.place(away)
+            if t <= _STANDS_S:
+                s = t / _STANDS_S
+                x = _STOP_X - 30.0 * (1 - s) ** 2  # constant braking
+                shift = ease(t, _PULLS_OVER_S, _STANDS_S - 0.6)
+                y = _LANES_Y[0] + (1.25 - _LANES_Y[0]) * shift
+                turn = ease(t, _PULLS_OVER_S, _STANDS_S - 1.2) - ease(t, _STANDS_S - 1.6, _STANDS_S - 0.3)
+                offender.place(placement(x=x, y=y, yaw=-0.16 * turn))
+                moving.append(offender)
+                base = empty
+            else:
+                if parked is None:
+                    parked = stage.render_over(empty, camera.frame_box([offender.mesh], 2 * _MARGIN_PX))
+                    for item in moving:
+                        parked = _erase(stage, parked, item, away, camera)
+                base = parked
+            picture = base
+            for region in _merged([camera.frame_box([item.mesh], _MARGIN_PX) for item in moving]):
+                picture = stage.render_over(picture, region)
+            if t >= _STANDS_S and box is None:
+                box = mask_box(stage.identities() == offender.ident)
+            yield picture
+        events.append(Event("illegal_parking", _STANDS_S, seconds, relative_box(box, size)))
+
+    a, b = street.zone_x
+    zone = camera.relative([[a, 0.1, 0], [a, KERB_LANE_M, 0], [b, KERB_LANE_M, 0], [b, 0.1, 0]])
+    sensor = replace(Sensor.draw(rng), gain=1.1, gamma=0.95, saturation=0.9, infrared=False, vignette=0.15, blur_px=0.5, sharpen=0.6, noise=1.2)
+    return Clip("illegal_parking", seed, fps, {"no_parking": zone}, frames, events, sensor)
+
+
+def _erase(stage: Stage, picture: Picture, item: Item, away: NDArray[np.float64], camera: Camera) -> Picture:
+    """`picture` without a passer-by, who stays where he was on the stage."""
+    region, here = camera.frame_box([item.mesh], 2 * _MARGIN_PX), item.object.matrix_world.copy()
+    mesh = item.mesh
+    item.place(away)
+    out = stage.render_over(picture, region)
+    item.object.matrix_world, item.mesh = here, mesh
+    return out
+
+
+def _merged(boxes: list[tuple[float, float, float, float]]) -> list[tuple[float, float, float, float]]:
+    """Boxes with those that overlap joined, so that nothing is rendered twice or cut."""
+    out: list[tuple[float, float, float, float]] = []
+    for box in boxes:
+        joined = box
+        while True:
+            touching = [o for o in out if o[0] < joined[2] and joined[0] < o[2] and o[1] < joined[3] and joined[1] < o[3]]
+            if not touching:
+                break
+            out = [o for o in out if o not in touching]
+            every = [joined, *touching]
+            joined = (min(o[0] for o in every), min(o[1] for o in every), max(o[2] for o in every), max(o[3] for o in every))
+        out.append(joined)
+    return out

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.scenes import gear, palette, rides, vehicles
 from benchmarks.scenes.blender import Stage
 from benchmarks.scenes.camera import FIRE_CLASSES, Camera, Label, mask_box
-from benchmarks.scenes.clips import Clip, Event, ease
+from benchmarks.scenes.clips import Clip, Event, ease, relative_box
 from benchmarks.scenes.mesh import Material, Mesh, box, ellipsoid, placement, prism, rounded_box, tube
 from benchmarks.scenes.people import Look, person, standing, walking
 from benchmarks.scenes.plume import Burn, Plume, paint_plume
@@ -252,3 +252,69 @@ def still(seed: int, *, size: tuple[int, int] = (416, 234), samples: int = 8) ->
         plume.step(0.05, min(grown, k / 25))
     picture, flame, smoke = _burning(yard, own, fire, plume)
     return (picture * 255).astype(np.uint8), _labels(flame, smoke), sensor
+
+
+# -- clip --------------------------------------------------------------------------------------------------------------
+
+_CATCHES_S, _GROWN_S = 4.0, 13.0
+
+
+def _demo_yard(stage: Stage, rng: np.random.Generator, yard: Yard) -> None:
+    """A tidy yard at the end of the day: a shed with e-bikes, bins, a lamp that burns steadily."""
+    paving = Material((0.45, 0.43, 0.41), 0.85, pattern="tiles", scale=0.5)
+    wall = Material((0.72, 0.66, 0.58), 0.9, pattern="bricks", scale=0.1)
+    mesh = Mesh([box([0, 0, -0.05], [50, 50, 0.1], paving), box([0, 6.5, 4.5], [40, 3, 9], wall), box([-7.5, 0, 1.1], [0.25, 12, 2.2], wall)])
+    pane, lit = Material((0.13, 0.16, 0.2), 0.1), Material((1.0, 0.82, 0.55), 0.5, emission=0.9)
+    for k, x in enumerate(np.arange(-9, 10, 3.0)):
+        for z in (1.7, 4.6, 7.4):
+            mesh.add(box([x, 4.98, z], [1.4, 0.08, 1.4], lit if (k, z) in ((1, 4.6), (5, 1.7)) else pane))
+            mesh.add(box([x, 4.9, z - 0.76], [1.6, 0.2, 0.06], wall))
+    roof = Material((0.2, 0.36, 0.5), 0.5)
+    mesh.add(box([2.6, 3.4, 2.4], [5.4, 2.6, 0.06], roof))
+    for x in (0.0, 2.6, 5.2):
+        mesh.add(tube([[x, 2.2, 0], [x, 2.2, 2.4]], 0.045, palette.STEEL))
+    for k in range(6):
+        mesh.extend(rides.ebike(rng).mesh, placement(x=0.5 + 0.82 * k, y=3.3, yaw=float(rng.normal(-1.57, 0.1))))
+    for k in range(3):
+        mesh.extend(_bin(rng), placement(x=-3.4 + 0.85 * k, y=4.0, yaw=-1.57 + float(rng.normal(0, 0.1))))
+    sx, sy, _ = yard.site
+    mesh.extend(gear.carton_stack(rng).mesh, placement(x=sx - 0.35, y=sy + 0.45))
+    mesh.extend(gear.carton_stack(rng).mesh, placement(x=sx + 0.3, y=sy + 0.35))
+    mesh.extend(_bin(rng), placement(x=sx + 1.0, y=sy + 0.3, yaw=-1.5))
+    mesh.add(tube([[-3.9, 3.0, 0], [-3.9, 3.0, 2.5]], 0.06, palette.STEEL))
+    mesh.add(ellipsoid([-3.9, 3.0, 2.6], (0.17, 0.17, 0.17), Material((1.0, 0.86, 0.62), 0.5, emission=5.0)))
+    stage.scenery(mesh)
+    stage.point_light((-3.9, 2.75, 2.6), 120, (1.0, 0.82, 0.55), 0.2)
+    stage.sky((0.66, 0.72, 0.86), 1.05)
+
+
+def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640, 360)) -> Clip:
+    """A quiet yard; at 4 s something among cartons catches fire beside the shed, grows and smokes."""
+    camera = Camera((-3.2, -6.4, 3.5), (-0.1, 2.0, 1.15), 56.0, *size)
+    yard = Yard("dusk", 0.0, 0.0, camera, (-0.9, 1.6, 0.1))
+    rng = np.random.default_rng([seed, 25])
+    events: list[Event] = []
+
+    def frames() -> Iterator[Picture]:
+        stage = Stage(*size, samples=24)
+        _demo_yard(stage, np.random.default_rng([seed, 26]), yard)
+        own, fire = _shoot(stage, yard)
+        quiet = (_display(own) * 255).astype(np.uint8)
+        plume = Plume(Burn(1.0, 1.2, 1.3, 0.25, 0.2), rng)
+        total, steps = round(seconds * fps), max(1, int(np.ceil(20 / fps)))
+        box = None
+        for n in range(total):
+            t = n / fps
+            if t < _CATCHES_S:
+                yield quiet
+                continue
+            for k in range(steps):
+                plume.step(1 / fps / steps, 0.12 + 0.88 * ease(t + k / fps / steps, _CATCHES_S, _GROWN_S))
+            picture, flame, smoke = _burning(yard, own, fire, plume)
+            if n == total - 1:
+                box = mask_box(flame | smoke)
+            yield (picture * 255).astype(np.uint8)
+        events.append(Event("fire", _CATCHES_S, seconds, relative_box(box, size)))
+
+    sensor = replace(Sensor.draw(rng), gain=1.05, gamma=0.95, saturation=0.95, infrared=False, vignette=0.2, blur_px=0.5, sharpen=0.5, noise=1.5)
+    return Clip("fire", seed, fps, {}, frames, events, sensor)
