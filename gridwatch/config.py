@@ -33,7 +33,14 @@ from pipeline.capture.settings import StreamSettings, redact
 from pipeline.exceptions import ConfigError, ScenarioError
 from pipeline.units import Settings
 
-__all__ = ["CameraSettings", "Config", "RuntimeSettings", "SiteSettings", "load_config"]
+__all__ = [
+    "CameraSettings",
+    "Config",
+    "RuntimeSettings",
+    "SiteSettings",
+    "load_config",
+    "parse_config",
+]
 
 # Paths that are meant relative to cameras.yaml, as a camera's file is.
 FOLDERS = (("evidence", "folder"), ("runtime", "registry"), ("storage", "folder"))
@@ -193,7 +200,12 @@ def load_config(
     Raises:
         ConfigError: with one line per problem: file, line, path, what was found, what was expected.
     """
-    document = load_located(file, environ)
+    return parse_config(load_located(file, environ), overrides)
+
+
+def parse_config(document: LocatedYaml, overrides: Sequence[str] = ()) -> Config:
+    """Check a document that was read already; for the rest see `load_config`."""
+    file = document.file
     problems: list[str] = []
     data = dict(document.data)
     for override in overrides:
