@@ -23,10 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-tickets_app = typer.Typer(
-    help="List, show, acknowledge and dispose of tickets, through any broker that gridwatch feeds.",
-    no_args_is_help=True,
-)
+tickets_app = typer.Typer(no_args_is_help=True)
 app.add_typer(tickets_app, name="tickets")
 models_app = typer.Typer(help="The registered weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -93,6 +90,7 @@ def check(
     from gridwatch.check import check_site
     from gridwatch.config import load_config
 
+    configure_logging("human", "ERROR")  # the report says what is wrong
     raise typer.Exit(0 if check_site(load_config(config), out, seconds) else 1)
 
 
@@ -112,11 +110,11 @@ def run(
     A supervisor keeps the engine alive: a crash in a decoder costs seconds, no ticket and no dwell.
     """
     from gridwatch.config import load_config
-    from gridwatch.daemon import run_daemon
+    from gridwatch.daemon import become_daemon
 
     chosen = overrides or []
     settings = load_config(config, overrides=chosen)
-    raise typer.Exit(run_daemon(config, settings, once=once, overrides=chosen))
+    become_daemon(config, settings, once=once, overrides=chosen)
 
 
 @app.command()
@@ -153,6 +151,12 @@ def watch(
     from gridwatch.watch import feed_settings, watch_feed
 
     watch_feed(feed_settings(config, broker, site, user), lang.value if lang else None)
+
+
+@tickets_app.callback()
+def tickets() -> None:
+    """List, show, acknowledge and dispose of tickets, through any broker that gridwatch feeds."""
+    configure_logging("human", "ERROR")  # a command that fails says why itself
 
 
 @tickets_app.command("list")

@@ -22,15 +22,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TypedDict
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 import structlog
 
-from gridwatch.config import Config
 from gridwatch.logs import configure_logging
 from pipeline.exceptions import GridwatchError
 
-__all__ = ["CrashNotes", "EngineLock", "Supervisor", "engine_command", "run_daemon"]
+__all__ = ["CrashNotes", "EngineLock", "Supervisor", "become_daemon", "engine_command"]
+
+if TYPE_CHECKING:
+    from gridwatch.config import Config
 
 log = structlog.get_logger(__name__)
 
@@ -306,17 +308,35 @@ def engine_command(config: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "gridwatch.host", str(config), *options]
 
 
-def run_daemon(file: Path, config: Config, *, once: bool, overrides: Sequence[str] = ()) -> int:
-    """Supervise the engine of a configuration that has just been found valid; returns the exit status."""
-    configure_logging(config.runtime.log_format)
+def become_daemon(
+    file: Path, config: Config, *, once: bool, overrides: Sequence[str] = ()
+) -> NoReturn:
+    """Turn this process into the supervisor of a configuration that has just been found valid.
+
+    By `exec`, because checking a configuration has loaded libraries (OpenCV, FFmpeg, SciPy) that a supervisor must not
+    carry: it stays small, and holds nothing that can crash.
+    """
     folder = config.state_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     options = ["--once"] if once else []
     options += [f"--set={override}" for override in overrides]
-    return Supervisor(engine_command(file, *options), CrashNotes(folder)).run()
+    arguments = [config.runtime.log_format, str(folder), str(file), *options]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "gridwatch.daemon", *arguments])  # noqa: S606 - ourselves
+
+
+def main() -> int:
+    """Run as the supervisor: ``python -m gridwatch.daemon LOG_FORMAT STATE_FOLDER CAMERAS_YAML [OPTION…]``."""
+    style, folder, file, *options = sys.argv[1:]
+    configure_logging("json" if style == "json" else "human" if style == "human" else "auto")
+    return Supervisor(engine_command(Path(file), *options), CrashNotes(Path(folder))).run()
 
 
 def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
