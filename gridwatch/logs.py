@@ -22,7 +22,7 @@ def configure_logging(
     """
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if human
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )

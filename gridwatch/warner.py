@@ -172,7 +172,8 @@ class Warner:
             # A raised alarm's subject must be known to its scenario after a restart, or nothing would ever clear it.
             raised = {c.key.scenario for c in outcome.changes if c.kind is ChangeKind.RAISED}
             scenarios = self._scenario_states([camera_id], raised) if raised else {}
-            frame = outcome.frame if raised else None  # pictures are large, and only tickets have one
+            # Pictures are large, and only tickets have one.
+            frame = outcome.frame if raised else None
             self._queue.put(_Job(self._clock.now(), frame, outcome.changes, rules, scenarios))
 
     def remember(self, t: float) -> None:
