@@ -223,6 +223,33 @@ def test_a_loop_goes_on_in_time(clip: Path) -> None:
     assert frames[-1].epoch == 0
 
 
+def test_a_loop_at_key_frame_level_goes_on(clip: Path) -> None:
+    reader = virtual(clip, 0.5, loop=True)
+    frames = read_all(reader, limit=12)  # of which the clip holds three
+    steps = np.diff([f.t for f in frames])
+    assert reader.level is DecodeLevel.KEYFRAMES
+    assert steps.min() > 1.5
+    assert steps.max() < 4.5
+
+
+def test_a_loop_of_pictures_goes_on(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imencode(".jpg", scene(index))[1].tofile(tmp_path / f"{index}.jpg")
+    frames = read_all(virtual(tmp_path, 1.0, loop=True), limit=9)
+    assert [f.t - START for f in frames] == pytest.approx(list(range(9)))
+
+
+def test_key_frames_are_still_due_after_stamps_began_anew(tmp_path: Path) -> None:
+    one = write_clip(tmp_path / "a.ts", moving_square(150), gop=25, stamps_s=lambda i: 900 + i / 25)
+    two = write_clip(tmp_path / "b.ts", moving_square(150), gop=25)
+    joined = tmp_path / "c.ts"
+    joined.write_bytes(one.read_bytes() + two.read_bytes())
+    reader = virtual(joined, 1.0)
+    frames = read_all(reader)
+    assert reader.level is DecodeLevel.KEYFRAMES
+    assert frames[-1].t - START == pytest.approx(11.0, abs=2.0)  # of the jump, an interval is lost
+
+
 def test_real_time_paces_a_file_and_keeps_only_the_newest(clip: Path) -> None:
     arrived = threading.Event()
     settings = StreamSettings(url=str(clip), pace="realtime")

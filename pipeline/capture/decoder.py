@@ -223,7 +223,8 @@ class AvDecoder:
             self._needs_key = False
             self._waited = 0
         elif alone or self._needs_key:
-            self._waited += 1
+            # Packets that nobody wanted are no sign of a stream without key frames.
+            self._waited = 0 if alone else self._waited + 1
             if alone or packet.corrupt or self._waited < self.PATIENCE_PACKETS:
                 self._needs_key = True
                 return []

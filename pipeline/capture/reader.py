@@ -372,7 +372,9 @@ class CameraReader:
             counters.bytes += packet.size
             counters.keyframes += packet.keyframe
             t = timeline.packet(packet.pts_s, now)
-            self._meter.packet(t, keyframe=packet.keyframe)
+            # Only pictures carry the time of a file without stamps on, so that all of them are decoded.
+            if packet.pts_s is not None or self.settings.live:
+                self._meter.packet(t, keyframe=packet.keyframe)
             if self.ring is not None and self._recorder is None:
                 self.ring.add(packet, t)
             if self._state is not ReaderState.RUNNING:

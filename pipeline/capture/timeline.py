@@ -111,17 +111,28 @@ class FileTimeline:
         self._last_pts_s: float | None = None
         self._unstamped = 0
         self._measured = False
+        self._packet_offset_s: float | None = None
+        self._packet_pts_s = 0.0
 
     def packet(self, pts_s: float | None, now: float) -> float:  # noqa: ARG002
-        """Stream time of a packet by the present anchor; only pictures move it."""
-        if pts_s is None or self._offset_s is None:
+        """Stream time of a packet: by the pictures' anchor, or where a loop or a broken stamp leaves none, by its own.
+
+        Time must not stand still until the next picture: one that is only decoded when it is due would never be.
+        """
+        if pts_s is None:
             return self._start_t if self._last_t is None else self._last_t
-        return self._offset_s + pts_s
+        if self._packet_offset_s is None or self._is_broken(pts_s - self._packet_pts_s):
+            self._packet_offset_s = self._expected_t() - pts_s
+        self._packet_pts_s = pts_s
+        return self._packet_offset_s + pts_s
+
+    def _expected_t(self) -> float:
+        return self._start_t if self._last_t is None else self._last_t + self._interval_s
 
     def frame(self, pts_s: float | None, now: float) -> float:  # noqa: ARG002
         """Stream time of the next picture."""
         last = self._last_t
-        t = expected = self._start_t if last is None else last + self._interval_s
+        t = expected = self._expected_t()
         self._unstamped += 1
         if pts_s is not None:
             if self._offset_s is None:
@@ -134,6 +145,7 @@ class FileTimeline:
                     self._measure(step_s / self._unstamped)
             t = self._offset_s + pts_s
             self._last_pts_s, self._unstamped = pts_s, 0
+            self._packet_offset_s = self._offset_s
         self._last_t = t if last is None else max(t, last + TICK_S)
         return self._last_t
 
@@ -150,5 +162,5 @@ class FileTimeline:
 
     def restart(self) -> None:
         """The file begins again (loop): time goes on by one picture interval."""
-        self._offset_s = None
+        self._offset_s = self._packet_offset_s = None
         self._last_pts_s = None
