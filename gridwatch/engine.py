@@ -124,8 +124,9 @@ class Engine:
         return missing | lane.analyser.faults
 
     def rate_hz(self, camera_id: str, t: float) -> float:
-        """Frames per second that the camera's scenarios need from `t` on."""
-        return self._lanes[camera_id].analyser.rate_hz(t)
+        """Frames per second that the camera's scenarios need from `t` on, or its health where they need none."""
+        lane = self._lanes[camera_id]
+        return lane.analyser.rate_hz(t) or (lane.health.rate_hz if lane.health is not None else 0.0)
 
     def step(self, frames: Sequence[Frame]) -> list[Outcome]:
         """Analyse one frame each of some cameras, batching the inference across them.
@@ -199,7 +200,18 @@ class Engine:
         changes += self.rules.advance(frame.t, frame.camera_id)
         return Outcome(frame.camera_id, frame.t, frame, observations, changes)
 
+    def is_watched(self, camera_id: str, scenario: str) -> bool:
+        """Whether the configuration has this camera look for this scenario; alarms of others can never end."""
+        lane = self._lanes.get(camera_id)
+        if lane is None:
+            return False
+        return (
+            lane.health is not None if scenario == HEALTH else scenario in lane.settings.scenarios
+        )
+
     def _parameters_of(self, camera_id: str, scenario: str) -> RuleParameters:
+        if not self.is_watched(camera_id, scenario):
+            raise KeyError(scenario)
         settings = self._lanes[camera_id].settings
         if scenario == HEALTH:
             return settings.health or HealthParameters()

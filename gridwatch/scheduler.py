@@ -26,6 +26,7 @@ RELIEF_SHARE = 0.02
 STEP_DOWN = 0.8
 STEP_UP = 1.1
 LOWEST = 0.2  # below a fifth of the wanted rates a scenario sees too little to be called running
+FLOOR_HZ = 0.5  # slower cameras cost next to nothing, and a rule's `max_gap` counts on their frames
 FIRE_FLOOR_HZ = 2.0  # flame and smoke must be looked at twice a second whatever else waits
 
 
@@ -36,8 +37,15 @@ class Mailbox(Protocol):
     def waiting(self) -> bool:
         """Whether a frame waits."""
 
+    @property
+    def waiting_since_s(self) -> float | None:
+        """Since when (monotonic clock) frames have waited, however often a newer one took the place."""
+
     def take(self) -> Frame | None:
         """The newest frame, which is then gone; says that the one before is dealt with."""
+
+    def done(self) -> None:
+        """The frame taken last is dealt with: a source that waits for us goes on."""
 
     def set_rate(self, rate_hz: float) -> None:
         """Frames per second that are wanted from now on."""
@@ -127,24 +135,19 @@ class Scheduler:
         Args:
             now_s: Monotonic clock in seconds.
         """
-        waiting = [
-            camera_id
-            for camera_id, box in self._mailboxes.items()
-            if box.waiting
-            or not self._governed  # a source that waits for us goes on when we come back
-        ]
+        waiting = [camera_id for camera_id, box in self._mailboxes.items() if box.waiting]
         waiting.sort(key=self._deadline_s)
         frames: list[Frame] = []
-        for camera_id in waiting:
-            if len(frames) == self._batch:
-                break
+        for camera_id in waiting[: self._batch]:
+            since_s = self._mailboxes[camera_id].waiting_since_s
             frame = self._mailboxes[camera_id].take()
             if frame is None:
                 continue
             turn = self._turns[camera_id]
             period_s = 1.0 / max(turn.granted_hz, 0.01)
-            # A stream that paused is not overload: only waiting in the mailbox counts.
-            late = now_s - frame.arrived_s > period_s
+            # A stream that paused is not overload: only waiting in the mailbox counts. The newest frame has never
+            # waited long, though: what counts is when the first came that it took the place of.
+            late = since_s is not None and now_s - since_s > period_s
             if self._governed and self.governor.note(now_s, missed=late):
                 for other in self._mailboxes:
                     self._grant(other, frame.t)
@@ -155,6 +158,7 @@ class Scheduler:
     def analysed(self, frame: Frame) -> None:
         """The frame is done: its scenarios may want another rate now."""
         self._grant(frame.camera_id, frame.t)
+        self._mailboxes[frame.camera_id].done()
 
     def granted_hz(self, camera_id: str) -> float:
         """The rate at which the camera is analysed now."""
@@ -172,8 +176,8 @@ class Scheduler:
         turn = self._turns[camera_id]
         turn.wanted_hz = self._rate_hz(camera_id, t)
         granted = turn.wanted_hz * self.governor.scale
-        if camera_id in self._fire:
-            granted = max(granted, min(turn.wanted_hz, FIRE_FLOOR_HZ))
+        floor_hz = FIRE_FLOOR_HZ if camera_id in self._fire else FLOOR_HZ
+        granted = max(granted, min(turn.wanted_hz, floor_hz))
         if granted != turn.granted_hz:
             turn.granted_hz = granted
             self._mailboxes[camera_id].set_rate(granted)

@@ -223,6 +223,25 @@ def test_a_loop_goes_on_in_time(clip: Path) -> None:
     assert frames[-1].epoch == 0
 
 
+def test_done_lets_a_waiting_file_go_on(clip: Path) -> None:
+    reader = virtual(clip)
+    reader.start()
+    try:
+        first = reader.take(5.0)
+        assert first is not None
+        assert not reader.waiting
+        reader.done()
+        deadline = time.monotonic() + 5
+        while not reader.waiting:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        second = reader.take()
+        assert second is not None
+        assert second.t > first.t
+    finally:
+        assert reader.stop()
+
+
 def test_a_loop_at_key_frame_level_goes_on(clip: Path) -> None:
     reader = virtual(clip, 0.5, loop=True)
     frames = read_all(reader, limit=12)  # of which the clip holds three

@@ -103,7 +103,9 @@ def test_a_restart_in_mid_dwell_neither_loses_nor_repeats_the_alarm(config: Conf
     before = raised(play(first, clock, 4.4, ["lift-1"]))
     assert not before
     rules, scenarios = first.rules.snapshot("lift-1"), first.state("lift-1")
-    second = Engine(config, {"vehicles": ScriptedDetector(script, VEHICLES, clock=lambda: clock[0])})
+    second = Engine(
+        config, {"vehicles": ScriptedDetector(script, VEHICLES, clock=lambda: clock[0])}
+    )
     second.rules.restore("lift-1", rules)
     second.restore("lift-1", scenarios)
     clock[0] += 1.0  # the crash took a second
@@ -124,3 +126,12 @@ def test_an_interruption_freezes_the_dwell(config: Config) -> None:
     engine.camera_silent("lift-1", clock[0], 3.0, "stalled")
     alarms = raised(play(engine, clock, 3.0, ["lift-1"]))
     assert len(alarms) == 1
+
+
+def test_a_camera_without_a_working_scenario_is_still_looked_at_for_its_health(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text("site: {id: demo}\ncameras: [{id: gate, url: rtsp://h/1}]\n", encoding="utf-8")
+    engine = Engine(load_config(file, {}), {})
+    assert engine.rate_hz("gate", START_T) > 0  # or it would be reported as dead

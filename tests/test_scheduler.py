@@ -20,8 +20,12 @@ class Box:
         self.camera_id = camera_id
         self.rate_hz = 0.0
         self.frame: Frame | None = None
+        self.waiting_since_s: float | None = None
+        self.in_hand = False
 
     def put(self, now_s: float) -> None:
+        if self.frame is None:
+            self.waiting_since_s = now_s
         self.frame = Frame(self.camera_id, now_s, PICTURE, arrived_s=now_s)
 
     @property
@@ -29,8 +33,12 @@ class Box:
         return self.frame is not None
 
     def take(self) -> Frame | None:
-        frame, self.frame = self.frame, None
+        frame, self.frame, self.waiting_since_s = self.frame, None, None
+        self.in_hand = frame is not None
         return frame
+
+    def done(self) -> None:
+        self.in_hand = False
 
     def set_rate(self, rate_hz: float) -> None:
         self.rate_hz = rate_hz
@@ -88,6 +96,41 @@ def test_overload_lowers_all_rates_but_fire_keeps_its_floor() -> None:
         assert now_s < 600
     assert boxes["gate"].rate_hz == 4.0 * scheduler.LOWEST
     assert boxes["yard"].rate_hz == scheduler.FIRE_FLOOR_HZ
+
+
+def test_overload_is_seen_although_the_newest_frame_wins() -> None:
+    boxes, plan = site({f"cam-{i}": 5.0 for i in range(8)} | {"river": 0.2})
+    now_s = 0.0
+    for step in range(600):
+        now_s += 0.1
+        for box in boxes.values():  # frames are never older than their period ...
+            if step % max(1, round(10 / max(box.rate_hz, 0.01))) == 0:
+                box.put(now_s)
+        if step % 10 == 0:  # ... but only four a second can be analysed
+            for frame in plan.next_batch(now_s):
+                plan.analysed(frame)
+    assert plan.governor.scale == scheduler.LOWEST
+    assert boxes["cam-0"].rate_hz == 5.0 * scheduler.LOWEST
+    assert (
+        boxes["river"].rate_hz == 0.2
+    )  # its rule could not bear longer gaps, and little would be won
+
+
+def test_a_pause_of_the_stream_is_no_overload() -> None:
+    boxes, plan = site({"yard": 5.0})
+    for step in range(100):
+        boxes["yard"].put(step * 3.0)
+        plan.next_batch(step * 3.0)
+    assert plan.governor.scale == 1.0
+
+
+def test_a_source_that_waits_goes_on_when_its_frame_is_analysed() -> None:
+    boxes, plan = site({"file": 5.0, "live": 5.0})
+    boxes["file"].put(0.0)
+    (frame,) = plan.next_batch(0.0)
+    assert boxes["file"].in_hand
+    plan.analysed(frame)
+    assert not boxes["file"].in_hand
 
 
 def test_relief_raises_the_rates_again() -> None:

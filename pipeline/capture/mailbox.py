@@ -17,11 +17,14 @@ class Mailbox:
         self._frame: Frame | None = None
         self._in_hand = False
         self._closed = False
+        self._since_s: float | None = None
 
     def put(self, frame: Frame) -> bool:
         """Lay down `frame`; True if an older one was thrown away for it."""
         with self._condition:
             dropped = self._frame is not None
+            if not dropped:
+                self._since_s = frame.arrived_s
             self._frame = frame
             self._condition.notify_all()
             return dropped
@@ -40,15 +43,27 @@ class Mailbox:
             self._in_hand = False
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._frame is not None or self._closed, timeout_s)
-            frame, self._frame = self._frame, None
+            frame, self._frame, self._since_s = self._frame, None, None
             self._in_hand = frame is not None
             return frame
+
+    def done(self) -> None:
+        """The frame taken last is dealt with, although its taker does not come for another one yet."""
+        with self._condition:
+            self._in_hand = False
+            self._condition.notify_all()
 
     @property
     def waiting(self) -> bool:
         """Whether a frame lies here."""
         with self._condition:
             return self._frame is not None
+
+    @property
+    def waiting_since_s(self) -> float | None:
+        """Arrival (monotonic seconds) of the first frame since the last take, which newer ones may have replaced."""
+        with self._condition:
+            return self._since_s
 
     def close(self) -> None:
         """Nothing comes any more: wake whoever waits. A frame that lies here may still be taken."""

@@ -162,6 +162,11 @@ class CameraReader:
         return self._mailbox.waiting
 
     @property
+    def waiting_since_s(self) -> float | None:
+        """Since when (monotonic clock) frames have lain ready without being taken; None if none does."""
+        return self._mailbox.waiting_since_s
+
+    @property
     def ident(self) -> int | None:
         """Identifier of its Python thread, by which a native crash is attributed to this camera."""
         return None if self._thread is None else self._thread.ident
@@ -211,8 +216,8 @@ class CameraReader:
     def set_rate(self, rate_hz: float) -> None:
         """Say how many pictures per second the scenarios need now; 0 for none, infinity for all.
 
-        Any thread may call it. In virtual pace call it before the next `take`: then the sequence of pictures does not
-        depend on timing.
+        Any thread may call it. In virtual pace call it before `done` or the next `take`: then the sequence of pictures
+        does not depend on timing.
         """
         if not rate_hz >= 0:  # NaN too
             raise ValueError(f"expected a rate of zero or more, found {rate_hz}")
@@ -237,6 +242,10 @@ class CameraReader:
         Taking says that the frame taken before is dealt with; in virtual pace the reader goes on only then.
         """
         return self._mailbox.take(timeout_s)
+
+    def done(self) -> None:
+        """Say that the frame taken last is dealt with; in virtual pace the reader then prepares the next one."""
+        self._mailbox.done()
 
     def stop(self) -> bool:
         """Stop and return within two seconds; False if the thread still hangs in a system call.
