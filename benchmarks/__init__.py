@@ -1,0 +1,1 @@
+"""Labelled clips to alarm accuracy; `scenes` is the simulator."""

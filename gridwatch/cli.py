@@ -255,6 +255,68 @@ def models_verify(registry: RegistryOption = None) -> None:
     raise typer.Exit(0 if verify_models(registry) else 1)
 
 
+class GateChoice(StrEnum):
+    """Which verdict a gate asks for."""
+
+    PROVEN = "proven"
+    MET = "met"
+
+
+@app.command()
+def benchmark(
+    clips: Annotated[
+        list[Path],
+        typer.Argument(help="Labelled video files, and folders of them.", show_default=False),
+    ],
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CAMERAS_YAML",
+            help="Camera settings for clips that bring none; a camera's url is a clip or a pattern such as fire/*.mp4.",
+        ),
+    ] = None,
+    target: Annotated[
+        float, typer.Option(help="Share of true alarms that is asked for.", min=0.0, max=0.9999)
+    ] = 0.988,
+    window: Annotated[
+        float,
+        typer.Option(help="Seconds after an event's end in which its alarm may come.", min=0.0),
+    ] = 10.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Events per camera-hour on site: project the accuracy to it.", min=0.0),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes; 0 for one per core.", min=0, show_default=False)
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
+    gate: Annotated[
+        GateChoice | None,
+        typer.Option(help="End with status 1 unless all clips are scored and the verdict is this."),
+    ] = None,
+) -> None:
+    """What share of our alarms is true, and how sure are we? Labelled clips through the daemon's engine.
+
+    Labels: labels.csv in the folder, or a YAML file beside the clip; see docs/benchmark.md.
+    """
+    from benchmarks.command import run_benchmark
+
+    raise typer.Exit(
+        run_benchmark(
+            clips,
+            settings=settings,
+            target=target,
+            window_s=window,
+            rate_per_hour=rate,
+            workers=workers,
+            json_file=json_file,
+            gate=gate.value if gate else None,
+        )
+    )
+
+
 def main() -> None:
     """Entry point: errors that gridwatch foresees become their lines on stderr and status 2."""
     configure_logging("human", "WARNING")  # the daemon sets up its own

@@ -1,0 +1,329 @@
+"""Runs labelled clips and says what every alarm and every event came to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from benchmarks.labels import Event, Kind, LabelledClip, find_clips
+from benchmarks.runner import Alarm, ClipRun, Measure
+from benchmarks.score import ClipResult, Score, Tally, match, score, tally
+from benchmarks.settings import CameraTable, Scorable, scorable
+from benchmarks.workers import Failure, Task, Workers
+from gridwatch.config import CameraSettings
+from pipeline.exceptions import ConfigError
+
+__all__ = ["ClipOutcome", "Evaluation", "KindScores", "Options", "evaluate"]
+
+# Labels are read to half a second: an end that little beyond the last picture is the clip's end.
+END_TOLERANCE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the figures are asked for.
+
+    Attributes:
+        target: Share of true alarms.
+        window_s: How long after an event's end its alarm may come.
+        rate_per_hour: Events per camera-hour to project the accuracy to; None for no projection.
+        workers: Number of processes.
+    """
+
+    target: float
+    window_s: float
+    rate_per_hour: float | None
+    workers: int
+
+
+@dataclass(slots=True)
+class ClipOutcome:
+    """Everything about one clip.
+
+    Attributes:
+        problems: Why it, or a scenario on it, could not be scored.
+        notes: What is odd about it and does no harm.
+        camera: Its settings; None without any.
+        measured: Its length and rate; None if it cannot be read.
+        run: What the engine made of it; None if it was not analysed.
+        scored: Scenarios that count on this clip.
+        events: Labelled events that count.
+        unscored: Labelled events that do not, each with its reason.
+        alarm_events: For every alarm of `run` the index in `events` of the event that it found; None for a false one.
+    """
+
+    clip: LabelledClip
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    camera: CameraSettings | None = None
+    measured: Measure | None = None
+    run: ClipRun | None = None
+    scored: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+    unscored: tuple[tuple[Event, str], ...] = ()
+    alarm_events: tuple[int | None, ...] = ()
+
+    @property
+    def missed(self) -> list[Event]:
+        """Events that no alarm found."""
+        return [event for i, event in enumerate(self.events) if i not in self.alarm_events]
+
+    @property
+    def alarms(self) -> list[tuple[Alarm, int | None]]:
+        """Alarms of scored scenarios with the index of their event."""
+        alarms = self.run.alarms if self.run is not None and self.scored else ()
+        return [
+            (alarm, event)
+            for alarm, event in zip(alarms, self.alarm_events, strict=False)
+            if alarm.scenario in self.scored
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class KindScores:
+    """Figures of the clips of one kind.
+
+    Attributes:
+        clips: How many were scored.
+        overall: All scenarios together.
+        scenarios: By scenario.
+    """
+
+    clips: int
+    overall: Score
+    scenarios: Mapping[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of a run.
+
+    Attributes:
+        clips: In order of name.
+        kinds: Figures by kind, the most telling first; only kinds with scored clips.
+        video_s: Stream seconds that were analysed.
+        cameras: What the settings came from.
+        options: What was asked for.
+    """
+
+    clips: Sequence[ClipOutcome]
+    kinds: Mapping[Kind, KindScores]
+    video_s: float
+    cameras: CameraTable
+    options: Options
+
+    @property
+    def headline(self) -> tuple[Kind, KindScores] | None:
+        """The kind by which the verdict is given: the most telling one; None if nothing could be scored."""
+        return next(iter(self.kinds.items()), None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every clip could be scored."""
+        return not any(outcome.problems for outcome in self.clips)
+
+
+def evaluate(paths: Sequence[Path], settings: Path | None, options: Options) -> Evaluation:
+    """Find the clips, run them, and score them.
+
+    Args:
+        paths: Video files and folders.
+        settings: A cameras.yaml with settings for clips that bring none.
+        options: What the figures are asked for.
+
+    Raises:
+        ConfigError: if the paths hold no clip, or `settings` or a whole label file is wrong.
+    """
+    cameras = CameraTable(settings)
+    outcomes = [ClipOutcome(clip, list(clip.problems)) for clip in find_clips(paths)]
+    for outcome in outcomes:
+        if outcome.problems:
+            continue
+        try:
+            outcome.camera = cameras.camera_for(outcome.clip)
+        except ConfigError as error:
+            outcome.problems.extend(error.problems)
+    with Workers(cameras.config, options.workers) as workers:
+        _measure(outcomes, workers)
+        _analyse(outcomes, workers)
+    for outcome in outcomes:
+        _judge(outcome, options)
+    return Evaluation(
+        outcomes,
+        _scores(outcomes, options),
+        sum(
+            o.measured.duration_s for o in outcomes if o.run is not None and o.measured is not None
+        ),
+        cameras,
+        options,
+    )
+
+
+def _tasks(outcomes: Sequence[ClipOutcome], *, measured: bool) -> list[Task]:
+    tasks = []
+    for index, outcome in enumerate(outcomes):
+        if outcome.camera is not None and not outcome.problems:
+            duration_s = outcome.measured.duration_s if measured and outcome.measured else None
+            tasks.append(Task(index, outcome.camera, duration_s))
+    return tasks
+
+
+def _measure(outcomes: Sequence[ClipOutcome], workers: Workers) -> None:
+    for task, report in workers.run(_tasks(outcomes, measured=False)):
+        outcome = outcomes[task.index]
+        if isinstance(report, Failure):
+            outcome.problems.append(_named(outcome, report.reason))
+        elif isinstance(report, Measure):
+            outcome.measured = report
+            if report.note:
+                outcome.notes.append(report.note)
+            outcome.problems.extend(_beyond(outcome, report.duration_s))
+
+
+def _beyond(outcome: ClipOutcome, duration_s: float) -> Iterable[str]:
+    label = outcome.clip.label
+    for event in label.events if label is not None else ():
+        if event.end_s > duration_s + END_TOLERANCE_S:
+            yield (
+                f"{event.place}: {event.scenario} ends at {event.end_s:g} s, "
+                f"expected no more than the clip's {duration_s:g} s"
+            )
+
+
+def _analyse(outcomes: Sequence[ClipOutcome], workers: Workers) -> None:
+    # The longest first: then no process is left alone with a long clip at the end.
+    tasks = sorted(_tasks(outcomes, measured=True), key=lambda task: -(task.duration_s or 0.0))
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.fields[clips]}/{task.fields[of]} clips"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[speed]} × real time"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[clip]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    total_s = sum(task.duration_s or 0.0 for task in tasks)
+    with progress:
+        bar = progress.add_task("", total=total_s, clips=0, of=len(tasks), speed="–", clip="")
+        done_s: dict[int, float] = {}
+        ended = 0
+        for task, report in workers.run(tasks):
+            outcome = outcomes[task.index]
+            if isinstance(report, float):
+                done_s[task.index] = report
+            else:
+                done_s[task.index] = task.duration_s or 0.0
+                ended += 1
+            if isinstance(report, ClipRun):
+                outcome.run = report
+                outcome.notes.extend(report.notes)
+            elif isinstance(report, Failure):
+                outcome.problems.append(_named(outcome, report.reason))
+            _show(progress, bar, sum(done_s.values()), ended, outcome.clip.name)
+
+
+def _show(progress: Progress, bar: TaskID, done_s: float, ended: int, clip: str) -> None:
+    elapsed_s = progress.tasks[0].elapsed or 0.0
+    speed = f"{done_s / elapsed_s:.1f}" if elapsed_s > 0 else "–"
+    progress.update(bar, completed=done_s, clips=ended, speed=speed, clip=clip)
+
+
+def _named(outcome: ClipOutcome, reason: str) -> str:
+    """A reason that names its clip, whether it does so already or not."""
+    path = str(outcome.clip.path)
+    return reason if path in reason else f"{path}: {reason}"
+
+
+def _judge(outcome: ClipOutcome, options: Options) -> None:
+    """Say of every alarm whether it is true; sets what counts on this clip."""
+    label, camera, run = outcome.clip.label, outcome.camera, outcome.run
+    if label is None or camera is None or run is None or outcome.problems:
+        return
+    outcome.problems.extend(
+        _named(outcome, f"{scenario}: {reason}" if scenario else reason)
+        for scenario, reason in sorted(run.faults.items())
+    )
+    if "" in run.faults:
+        return
+    outcome.scored = tuple(name for name in camera.scenarios if name not in run.faults)
+    sorted_events: Scorable = scorable(label, camera)
+    outcome.unscored = sorted_events.unscored + tuple(
+        (event, run.faults[event.scenario])
+        for event in sorted_events.events
+        if event.scenario not in outcome.scored
+    )
+    outcome.events = tuple(e for e in sorted_events.events if e.scenario in outcome.scored)
+    found: list[int | None] = [None] * len(run.alarms)
+    for scenario in outcome.scored:
+        alarms = [i for i, alarm in enumerate(run.alarms) if alarm.scenario == scenario]
+        events = [i for i, event in enumerate(outcome.events) if event.scenario == scenario]
+        matched = match(
+            [run.alarms[i].t_s for i in alarms],
+            [(outcome.events[i].start_s, outcome.events[i].end_s) for i in events],
+            options.window_s,
+        )
+        for alarm, event in zip(alarms, matched, strict=True):
+            found[alarm] = None if event is None else events[event]
+    outcome.alarm_events = tuple(found)
+
+
+def _scores(outcomes: Sequence[ClipOutcome], options: Options) -> dict[Kind, KindScores]:
+    kinds: dict[Kind, KindScores] = {}
+    for kind in Kind:
+        chosen = [
+            outcome
+            for outcome in outcomes
+            if outcome.scored and outcome.clip.label is not None and outcome.clip.label.kind is kind
+        ]
+        if not chosen:
+            continue
+        results: dict[str, list[ClipResult]] = defaultdict(list)
+        hours = 0.0
+        for outcome in chosen:
+            label, measured = outcome.clip.label, outcome.measured
+            if label is None or measured is None:
+                continue
+            hours += measured.duration_s / 3600.0
+            for scenario in outcome.scored:
+                results[scenario].append(
+                    ClipResult(
+                        label.group,
+                        measured.duration_s / 3600.0,
+                        [a.t_s for a, _ in outcome.alarms if a.scenario == scenario],
+                        [(e.start_s, e.end_s) for e in outcome.events if e.scenario == scenario],
+                    )
+                )
+        tallies = {name: tally(results[name], options.window_s) for name in sorted(results)}
+        together = Tally()
+        for one in tallies.values():
+            together = together.plus(one)
+        # A clip on which two scenarios run is still one camera.
+        together = Tally(
+            together.true,
+            together.false,
+            together.events,
+            hours,
+            together.delays_s,
+            together.groups,
+        )
+
+        def figures(counts: Tally) -> Score:
+            return score(counts, options.target, options.rate_per_hour)
+
+        kinds[kind] = KindScores(
+            len(chosen), figures(together), {name: figures(t) for name, t in tallies.items()}
+        )
+    return kinds
