@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def run(
-    *command: str | Path, cwd: Path, environ: dict[str, str] | None = None
+    *command: object, cwd: Path, environ: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return subprocess.run(
