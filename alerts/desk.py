@@ -184,6 +184,33 @@ class TicketDesk:
             except (KeyError, TypeError, ValueError) as error:
                 log.warning("rule state is unreadable", camera=camera_id, error=repr(error))
 
+    def retire(self, is_watched: Callable[[str, str], bool], t: float) -> list[Ticket]:
+        """End the alarms that nobody looks for any more, because their camera or scenario was taken out of the site.
+
+        Their tickets stay open with an unknown condition. Held back ones are forgotten, and a camera whose health is
+        no longer looked at holds nothing back.
+
+        Args:
+            is_watched: Whether a (camera id, scenario) is still looked at.
+            t: Now.
+
+        Returns:
+            The new versions of tickets.
+        """
+        with self._lock:
+            step = _Step(Batch(t))
+            for key in sorted(self._alarms):
+                if is_watched(key.camera_id, key.scenario):
+                    continue
+                log.info("alarm ended, it is no longer configured", **key._asdict())
+                step.batch.alarms[key] = None
+                ticket_id, goes_on = self._forget(key)
+                ticket = self._ticket(step, ticket_id) if ticket_id and not goes_on else None
+                if ticket is not None and ticket.condition is TicketCondition.HOLDING:
+                    unknown = ticket.next(t, condition=TicketCondition.UNKNOWN)
+                    self._put(step, unknown, "updated", t, {"reason": "no longer configured"})
+            return self._commit(step) if step.batch.alarms else []
+
     # From the analysis
 
     def take(
@@ -363,14 +390,15 @@ class TicketDesk:
 
     def _load(self) -> None:
         """Memory as the store has it."""
+        # Read first: where the store cannot even be read, memory stays as it is.
+        alarms, state = self._store.alarms(), self._store.meta(_STORM_STATE)
         self._alarms, self._held = {}, {}
         self._members, self._attached, self._unwell = {}, {}, {}
-        for key, row in self._store.alarms().items():
+        for key, row in alarms.items():
             self._remember(key, row.ticket_id)
             if row.ticket_id is None:
                 change = _change_of(key, row.document)
                 self._held[key] = (change, Verdict("hold", str(row.document["code"]), ""))
-        state = self._store.meta(_STORM_STATE)
         self._storm.restore(json.loads(state) if state is not None else {})
         for ticket in self._store.open_tickets():
             key = AlarmKey(ticket.camera.id, ticket.scenario, ticket.subject)

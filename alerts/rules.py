@@ -442,13 +442,19 @@ class RuleBook:
     def restore(self, camera_id: str, state: Mapping[str, Any]) -> None:
         """Take back a snapshot; the same as if the camera had been interrupted when it was taken.
 
+        What belongs to a scenario that `parameters_of` no longer knows (KeyError) is left out.
+
         Raises:
             KeyError, TypeError or ValueError: if the state is none of `snapshot`'s.
         """
         slots: dict[tuple[str, str], _Slot] = {}
         for item in state["slots"]:
             key = AlarmKey(camera_id, item["scenario"], item["subject"])
-            slot = _Slot(key, self._parameters_of(camera_id, key.scenario))
+            try:
+                parameters = self._parameters_of(camera_id, key.scenario)
+            except KeyError:
+                continue
+            slot = _Slot(key, parameters)
             slot.restore(item)
             slot.blind = True
             slots[key.scenario, key.subject] = slot
@@ -461,6 +467,10 @@ class RuleBook:
         max_gap = slot.parameters.max_gap
         if -max_gap <= gap < 0:
             return []
+        if (
+            gap < 0
+        ):  # the timeline has started anew; a cooldown of the former one must not last until its end
+            slot.cooldown_until = min(slot.cooldown_until, o.t + slot.parameters.cooldown)
         if o.condition is Condition.UNKNOWN:
             return self._unseen(slot, o.t, o)
         changes = self._lose(slot) if abs(gap) > max_gap else []

@@ -208,6 +208,7 @@ class Warner:
     # Inside
 
     def _restore(self) -> None:
+        self.desk.retire(self._engine.is_watched, self._clock.now())
         self.desk.restore(self._engine.rules)
         by_camera: dict[str, dict[str, dict[str, Json]]] = {}
         for (camera_id, scenario), state in self._store.scenario_states().items():

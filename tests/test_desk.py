@@ -401,6 +401,26 @@ def test_a_restart_updates_the_ticket_and_raises_no_second_one(store: Store) -> 
     assert (cleared.id, cleared.version) == (ticket.id, 2)
 
 
+def test_alarms_that_are_no_longer_configured_end_and_hold_nothing_back(store: Store) -> None:
+    desk = make_desk(store)
+    desk.shelve(Shelf("gate", "", T0 + 1000, "wang"), T0)
+    covered = Camera(desk, scenario="camera_health", subject="covered").alarm()
+    assert Camera(desk, camera="gate").see(Condition.HOLDS, 3) == []  # held back
+
+    desk = make_desk(store)
+    watched = {("lift", "illegal_parking")}
+    (left,) = desk.retire(lambda *key: key in watched, T0 + 20)
+    assert (left.id, left.condition) == (covered.id, TicketCondition.UNKNOWN)
+    assert left.is_open
+    assert store.alarms() == {}
+    assert desk.advance(T0 + 2000) == []
+    assert desk.retire(lambda *key: key in watched, T0 + 2001) == []
+    # The camera's own trouble is no longer looked at: it must not silence the camera for ever.
+    parked = Camera(desk, scenario="illegal_parking", subject="stay:1")
+    parked.t = T0 + 2010
+    assert parked.alarm().version == 1
+
+
 def test_rules_that_lost_their_memory_find_the_open_ticket(store: Store) -> None:
     camera = Camera(make_desk(store))
     ticket = camera.alarm()

@@ -345,6 +345,24 @@ def test_a_restart_is_the_same_as_an_interruption(
     assert again.open_alarms() == rules.open_alarms()
 
 
+def test_what_is_no_longer_configured_is_left_out_and_the_rest_restored() -> None:
+    rules = book()
+    play(rules, script("HHHHHH"))
+    for o in script("HHHHHH"):
+        rules.update(replace(o, scenario="illegal_parking"))
+    again = RuleBook(lambda _camera, scenario: {"illegal_parking": RULE}[scenario])
+    again.restore("lift", rules.snapshot("lift"))
+    assert [key.scenario for key in again.open_alarms()] == ["illegal_parking"]
+
+
+def test_a_clock_that_was_set_back_leaves_no_endless_cooldown() -> None:
+    rules = book()
+    assert kinds(play(rules, script("HHHHHCCCCC", start=T0 + 1e7))) == ["raised", "cleared"]
+    again = book()
+    again.restore("lift", rules.snapshot("lift"))
+    assert "raised" in kinds(play(again, script("C" * 20 + "HHHHHH")))
+
+
 @given(STEPS, RULES, st.sampled_from([-1e9, -3600.0, 86400.0, 2.0**30]))
 def test_only_differences_of_time_matter(
     steps: list[tuple[int, Condition, float]], rule: RuleParameters, shift: float
