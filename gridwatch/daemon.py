@@ -250,6 +250,7 @@ class Supervisor:
                 if now > stop_deadline:
                     log.warning("engine did not end in time and is killed", after_s=STOP_TIMEOUT_S)
                     process.kill()
+                    process.wait()
             elif now - beat.last_s > HEARTBEAT_TIMEOUT_S:
                 hung = True
                 process.send_signal(signal.SIGABRT)  # lets faulthandler say where it hangs

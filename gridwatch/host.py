@@ -41,6 +41,8 @@ __all__ = ["Host", "load_detectors", "main", "models_needed"]
 
 log = structlog.get_logger(__name__)
 
+END_S = 3.0  # of the five seconds in which SIGTERM must end the daemon; the store's last fsync comes on top
+ONCE_END_S = 60.0  # nobody waits behind the last file, and its clips are worth it
 SILENT_AFTER_S = 2.0  # a camera without a frame for longer has a gap, whatever its state says
 CHORES_S = 1.0  # heartbeat, statuses, silent cameras
 SNAPSHOT_S = 1.0  # a kill -9 costs a dwell no more than this
@@ -295,11 +297,16 @@ class Host:
 
     def _end(self) -> None:
         """Stop in the order in which data flows, so that nothing that was seen is lost."""
+        end_s = self._clock.monotonic() + (ONCE_END_S if self._once else END_S)
+
+        def left_s(share: float) -> float:
+            return max(0.2, share * (end_s - self._clock.monotonic()))
+
         for reader in self.readers.values():
             threading.Thread(target=reader.stop, daemon=True).start()
-        self.warner.close(finish_clips=self._once)
-        self.publisher.flush(1.0 if not self._once else 5.0)
-        self.publisher.close(1.0)
+        self.warner.close(left_s(0.6), finish_clips=self._once)
+        self.publisher.flush(left_s(0.5))
+        self.publisher.close(left_s(0.5))
         if self._evidence_server is not None:
             self._evidence_server.close()
         self.store.close()

@@ -43,7 +43,6 @@ ADVANCE_S = 2.0
 SCENARIO_STATE_S = 10.0  # baselines change slowly; pending dwells are stored every second
 TRIM_S = 3600.0
 CLIP_GRACE_S = 10.0  # a stream that stalls after an alarm still gets the clip of what there is
-DRAIN_S = 2.0  # of the five seconds in which SIGTERM must end the daemon
 
 
 _HEALTH_TITLES = {
@@ -191,10 +190,11 @@ class Warner:
         if states or scenarios:
             self._queue.put(_Job(t, None, (), _Snapshots(states), scenarios))
 
-    def close(self, *, finish_clips: bool = False) -> None:
-        """Store what waits and end the thread within two seconds (longer to finish clips).
+    def close(self, timeout_s: float, *, finish_clips: bool = False) -> None:
+        """Store what waits and end the thread within `timeout_s` seconds.
 
         Args:
+            timeout_s: What is not stored by then is seen again after the next start: its dwell was stored before.
             finish_clips: Cut the clips of alarms whose post-roll is not over from what there is.
         """
         self.remember(self._clock.now())
@@ -203,7 +203,7 @@ class Warner:
             self._queue.put(_Job(self._clock.now(), None, (), _Snapshots({}), scenarios))
         self._finish_clips = finish_clips
         self._queue.put(None)
-        self._thread.join(DRAIN_S if not finish_clips else 60.0)
+        self._thread.join(timeout_s)
 
     # Inside
 

@@ -416,8 +416,12 @@ class CameraReader:
             t = timeline.frame(picture.pts_s, now)
             if not self._sampler.is_due(t) or self._stop.is_set():
                 continue
-            if not self.settings.live and not self._virtual and not self._wait_until(t):
-                return
+            if not self.settings.live and not self._virtual:
+                if not self._wait_until(t):
+                    return
+                arrived_s = (
+                    self._clock.monotonic()
+                )  # held back by us, it has not been waiting for anybody
             image = picture.scaled(self.settings.analyse_width)
             self.counters.converted += 1
             self._sampler.taken(t)
