@@ -21,20 +21,15 @@ from pipeline.analyse.weights import load_registry, package_registry
 from tests.conftest import REPOSITORY
 from tests.site import gridwatch
 
-COMMANDS = [
-    ("check",),
-    ("run",),
-    ("demo",),
-    ("watch",),
-    ("tickets",),
-    ("tickets", "list"),
-    ("tickets", "show"),
-    ("tickets", "ack"),
-    ("tickets", "dispose"),
-    ("models",),
-    ("models", "list"),
-    ("models", "verify"),
-]
+
+def commands_of(group: object, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in getattr(group, "commands", {}).items():
+        found += [(*prefix, name), *commands_of(command, (*prefix, name))]
+    return found
+
+
+COMMANDS = commands_of(get_command(app))
 
 MINIMAL = """\
 site: {id: s, language: en}
@@ -70,14 +65,11 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     assert " ".join(command) in text
 
 
-def test_every_command_is_explained_in_the_list_above() -> None:
-    def names(group: object, prefix: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-        found = set()
-        for name, command in getattr(group, "commands", {}).items():
-            found |= {(*prefix, name)} | names(command, (*prefix, name))
-        return found
-
-    assert names(get_command(app)) == set(COMMANDS)
+def test_what_the_documentation_promises_is_there() -> None:
+    promised = "check run demo watch tickets models".split()
+    assert {(name,) for name in promised} <= set(COMMANDS)
+    for group, names in (("tickets", "list show ack dispose"), ("models", "list verify")):
+        assert {(group, name) for name in names.split()} <= set(COMMANDS)
 
 
 def test_help_loads_nothing_heavy() -> None:
