@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 
-from benchmarks.scenes.camera import yolo_line
-from benchmarks.scenes.clips import encode, label_yaml
-from benchmarks.scenes.sensor import burn_text, jpeg
+from benchmarks.scenes.camera import Label, yolo_line
+from benchmarks.scenes.clips import Clip, Picture, encode, label_yaml
+from benchmarks.scenes.sensor import Sensor, burn_text, jpeg
 
 __all__ = ["main"]
 
@@ -25,19 +24,34 @@ SCENES = {
     "river": "a river with banks, and a discharge (clips only)",
 }
 
-_EPILOG = """examples:
+_EPILOG = (
+    """examples:
   200 labelled cabin pictures, seeds 10000..10199 (an interrupted run goes on where it stopped):
     python -m benchmarks.scenes render cabin --seed 10000 --stills 200 --out renders/vehicles
   a 20 s clip and its label file:
     python -m benchmarks.scenes render street --seed 3 --clip --seconds 20 --fps 10 --out clips
 
 scenes:
-""" + "\n".join(f"  {name:10} {text}" for name, text in SCENES.items()) + """
+"""
+    + "\n".join(f"  {name:10} {text}" for name, text in SCENES.items())
+    + """
 
 Everything is simulated and procedural: a seed always gives the same scene. Seeds 1..99 are for demo clips,
 10000 and above for training pictures, so that no model has seen what it is shown.
-Rendering needs Blender's `bpy` (pip install bpy, Python 3.11, in a virtual environment of its own) and, for clips, ffmpeg.
+Rendering needs Blender's `bpy` (Python 3.11, in a virtual environment of its own) and, for clips, ffmpeg:
+see benchmarks/scenes/README.md.
 """
+)
+
+
+class Scene(Protocol):
+    """What a scene's module offers; one without stills lacks the first."""
+
+    def still(self, seed: int, *, size: tuple[int, int]) -> tuple[Picture, list[Label], Sensor]:
+        """One picture as rendered, its labels, and the camera to degrade it with."""
+
+    def clip(self, seed: int, *, seconds: float, fps: float, size: tuple[int, int]) -> Clip:
+        """A clip."""
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -45,10 +59,10 @@ def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
-    os.replace(part, path)
+    part.replace(path)
 
 
-def _stills(scene: Any, name: str, seed: int, count: int, out: Path, width: int) -> None:
+def _stills(scene: Scene, name: str, seed: int, count: int, out: Path, width: int) -> None:
     began, done = time.monotonic(), 0
     for k in range(seed, seed + count):
         stem = f"sim_{name}_{k:06d}"
@@ -66,17 +80,25 @@ def _stills(scene: Any, name: str, seed: int, count: int, out: Path, width: int)
         done += 1
         pace = (time.monotonic() - began) / done
         left = (seed + count - 1 - k) * pace
-        print(f"\r{name} {k - seed + 1}/{count}  {pace:.1f} s a picture  {left / 60:.0f} min left ", end="", flush=True)
+        print(
+            f"\r{name} {k - seed + 1}/{count}  {pace:.1f} s a picture  {left / 60:.0f} min left ",
+            end="",
+            flush=True,
+        )
     print()
 
 
-def _clip(scene: Any, seed: int, seconds: float, fps: float, out: Path, width: int) -> None:
+def _clip(scene: Scene, seed: int, seconds: float, fps: float, out: Path, width: int) -> None:
     clip = scene.clip(seed, seconds=seconds, fps=fps, size=(width, width * 9 // 16))
     total, began = round(seconds * fps), time.monotonic()
 
     def progress(n: int) -> None:
         pace = (time.monotonic() - began) / n
-        print(f"\r{clip.scenario} frame {n}/{total}  {pace:.1f} s a frame  {(total - n) * pace / 60:.0f} min left ", end="", flush=True)
+        print(
+            f"\r{clip.scenario} frame {n}/{total}  {pace:.1f} s a frame  {(total - n) * pace / 60:.0f} min left ",
+            end="",
+            flush=True,
+        )
 
     path = out / f"{clip.scenario}.mp4"
     encode(clip, path, progress=progress)
@@ -87,26 +109,56 @@ def _clip(scene: Any, seed: int, seconds: float, fps: float, out: Path, width: i
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scenes", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.scenes",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    render = verbs.add_parser("render", help="render stills or a clip", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    render = verbs.add_parser(
+        "render",
+        help="render stills or a clip",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     render.add_argument("scene", choices=SCENES)
-    render.add_argument("--seed", type=int, required=True, help="seed of the clip, or of the first still (the others count up)")
-    render.add_argument("--out", type=Path, required=True, help="folder: gets images/ and labels/, or NAME.mp4 and NAME.yaml")
+    render.add_argument(
+        "--seed",
+        type=int,
+        required=True,
+        help="seed of the clip, or of the first still (the others count up)",
+    )
+    render.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder: gets images/ and labels/, or NAME.mp4 and NAME.yaml",
+    )
     kind = render.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--stills", type=int, metavar="N", help="render N labelled pictures (YOLO lines)")
-    kind.add_argument("--clip", action="store_true", help="render a clip (H.264) and its label file")
-    render.add_argument("--width", type=int, help="picture width in pixels, 16:9 (default 416 for stills, 640 for clips)")
-    render.add_argument("--seconds", type=float, default=20.0, help="length of the clip (default 20)")
-    render.add_argument("--fps", type=float, default=10.0, help="frames per second of the clip (default 10)")
+    kind.add_argument(
+        "--stills", type=int, metavar="N", help="render N labelled pictures (YOLO lines)"
+    )
+    kind.add_argument(
+        "--clip", action="store_true", help="render a clip (H.264) and its label file"
+    )
+    render.add_argument(
+        "--width",
+        type=int,
+        help="picture width in pixels, 16:9 (default 416 for stills, 640 for clips)",
+    )
+    render.add_argument(
+        "--seconds", type=float, default=20.0, help="length of the clip (default 20)"
+    )
+    render.add_argument(
+        "--fps", type=float, default=10.0, help="frames per second of the clip (default 10)"
+    )
     args = parser.parse_args(argv)
     try:
         importlib.import_module("bpy")
     except ImportError:
         print("bpy is not installed here: see benchmarks/scenes/README.md", file=sys.stderr)
         return 2
-    scene = importlib.import_module(f"benchmarks.scenes.{args.scene}")
+    scene = cast(Scene, importlib.import_module(f"benchmarks.scenes.{args.scene}"))
     if args.stills:
         if not hasattr(scene, "still"):
             parser.error(f"scene {args.scene} makes clips only: its model is not a detector")

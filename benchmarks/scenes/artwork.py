@@ -39,8 +39,16 @@ def poster(rng: np.random.Generator, *, width: int = 180, height: int = 260) -> 
         end = rng.uniform(0.4, 0.9) * width
         while x < end:  # words as strokes: illegible, as they are at this distance
             step = size * rng.uniform(0.5, 1.0)
-            draw.line((x, y, x + step * 0.7, y + rng.uniform(-0.4, 0.4) * size), fill=ink, width=max(1, int(size * 0.25)))
-            draw.line((x + step * 0.3, y - size * 0.4, x + step * 0.3, y + size * 0.5), fill=ink, width=max(1, int(size * 0.2)))
+            draw.line(
+                (x, y, x + step * 0.7, y + rng.uniform(-0.4, 0.4) * size),
+                fill=ink,
+                width=max(1, int(size * 0.25)),
+            )
+            draw.line(
+                (x + step * 0.3, y - size * 0.4, x + step * 0.3, y + size * 0.5),
+                fill=ink,
+                width=max(1, int(size * 0.2)),
+            )
             x += step
         y += size * rng.uniform(1.6, 3.5)
         if y > 0.92 * height:

@@ -1,14 +1,17 @@
-"""The only module that talks to Blender (`bpy`, imported when a `Stage` is made): meshes, materials, light, rendering."""
+"""The only module that talks to Blender: meshes, materials, light, rendering.
+
+`bpy` is imported when a `Stage` is made, so that everything else works without it.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +20,15 @@ from PIL import Image
 from benchmarks.scenes.camera import Camera, Label, label_of
 from benchmarks.scenes.mesh import Material, Mesh
 
-__all__ = ["Item", "Stage"]
+__all__ = ["Blend", "Item", "Stage"]
 
 Picture = NDArray[np.uint8]
+Blend: TypeAlias = Any
+"""Something of Blender's: bpy ships no types."""
 
 
 def _linear(color: tuple[float, ...]) -> tuple[float, float, float, float]:
-    """sRGB → linear light, with alpha 1."""
+    """SRGB → linear light, with alpha 1."""
     c = np.asarray(color[:3], dtype=float)
     r, g, b = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     return float(r), float(g), float(b), 1.0
@@ -49,7 +54,7 @@ class Item:
     def __init__(self, stage: Stage, mesh: Mesh, class_id: int | None, ident: int) -> None:
         self._stage, self.mesh, self.class_id, self.ident = stage, mesh, class_id, ident
         self._built = mesh
-        self.object: Any = stage.add_object(mesh)
+        self.object: Blend = stage.add_object(mesh)
         self.object.color = (ident / 255, 0, 0, 1)
 
     def place(self, matrix: NDArray[np.float64]) -> None:
@@ -80,14 +85,16 @@ class Stage:
     Raises ImportError where `bpy` is not installed.
     """
 
-    def __init__(self, width: int, height: int, *, samples: int = 8, denoise: bool = True, threads: int = 0) -> None:
+    def __init__(
+        self, width: int, height: int, *, samples: int = 8, denoise: bool = True, threads: int = 0
+    ) -> None:
         import bpy  # a gigabyte, in a venv of its own: see README.md
 
-        self.bpy: Any = bpy
+        self.bpy: Blend = bpy
         with _quiet():
             bpy.ops.wm.read_factory_settings(use_empty=True)
         self.width, self.height = width, height
-        self._materials: dict[Material, Any] = {}
+        self._materials: dict[Material, Blend] = {}
         self.items: list[Item] = []
         self._scratch = tempfile.TemporaryDirectory(prefix="gridwatch-scenes-")
         scene = self.scene = bpy.context.scene
@@ -121,24 +128,26 @@ class Stage:
         """Put a prop on the stage."""
         ident = len(self.items) + 1
         if ident > 255:
-            raise ValueError("a stage holds at most 255 items, because the identity pass has 8 bits")
+            raise ValueError(
+                "a stage holds at most 255 items, because the identity pass has 8 bits"
+            )
         item = Item(self, mesh, class_id, ident)
         self.items.append(item)
         return item
 
-    def scenery(self, mesh: Mesh) -> Any:
+    def scenery(self, mesh: Mesh) -> Blend:
         """Put an unlabelled, unnumbered mesh on the stage."""
         thing = self.add_object(mesh)
         thing.color = (0, 0, 0, 1)
         return thing
 
-    def add_object(self, mesh: Mesh) -> Any:
+    def add_object(self, mesh: Mesh) -> Blend:
         """A Blender object of the mesh."""
         thing = self.bpy.data.objects.new("prop", self.mesh_data(mesh))
         self.scene.collection.objects.link(thing)
         return thing
 
-    def mesh_data(self, mesh: Mesh) -> Any:
+    def mesh_data(self, mesh: Mesh) -> Blend:
         """A Blender mesh with one slot per material; a part of a single quad also gets picture coordinates."""
         data = self.bpy.data.meshes.new("prop")
         vertices, faces, slots, smooth = [], [], [], []
@@ -160,7 +169,14 @@ class Stage:
         data.update()
         return data
 
-    def picture(self, corners: NDArray[np.float64], pixels: Picture, *, emission: float = 0.0, gloss: float = 0.4) -> Any:
+    def picture(
+        self,
+        corners: NDArray[np.float64],
+        pixels: Picture,
+        *,
+        emission: float = 0.0,
+        gloss: float = 0.4,
+    ) -> Blend:
         """Hang an RGB picture (h, w, 3) between four corners (lower left, lower right, upper right, upper left)."""
         image = self.bpy.data.images.new("picture", pixels.shape[1], pixels.shape[0])
         rgba = np.ones((*pixels.shape[:2], 4), np.float32)
@@ -198,7 +214,7 @@ class Stage:
     def area_light(
         self, location: tuple[float, float, float], size: tuple[float, float], watts: float,
         color: tuple[float, float, float] = (1, 1, 1), target: tuple[float, float, float] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Blend:  # fmt: skip
         """A rectangular lamp that shines down, or at `target`."""
         lamp = self.bpy.data.lights.new("area", "AREA")
         lamp.shape, lamp.size, lamp.size_y, lamp.energy = "RECTANGLE", size[0], size[1], watts
@@ -206,28 +222,46 @@ class Stage:
         return self._place(lamp, location, target)
 
     def point_light(
-        self, location: tuple[float, float, float], watts: float, color: tuple[float, float, float], radius: float = 0.1
-    ) -> Any:
+        self,
+        location: tuple[float, float, float],
+        watts: float,
+        color: tuple[float, float, float],
+        radius: float = 0.1,
+    ) -> Blend:
         """A small round lamp."""
         lamp = self.bpy.data.lights.new("point", "POINT")
         lamp.energy, lamp.color, lamp.shadow_soft_size = watts, _linear(color)[:3], radius
         return self._place(lamp, location, None)
 
-    def sun(self, elevation_deg: float, azimuth_deg: float, strength: float, color: tuple[float, float, float]) -> Any:
+    def sun(
+        self,
+        elevation_deg: float,
+        azimuth_deg: float,
+        strength: float,
+        color: tuple[float, float, float],
+    ) -> Blend:
         """A sun; strength in W/m²."""
         lamp = self.bpy.data.lights.new("sun", "SUN")
         lamp.energy, lamp.color, lamp.angle = strength, _linear(color)[:3], 0.02
         e, a = np.radians(elevation_deg), np.radians(azimuth_deg)
-        location = (float(np.cos(e) * np.cos(a)) * 50, float(np.cos(e) * np.sin(a)) * 50, float(np.sin(e)) * 50)
+        location = (
+            float(np.cos(e) * np.cos(a)) * 50,
+            float(np.cos(e) * np.sin(a)) * 50,
+            float(np.sin(e)) * 50,
+        )
         return self._place(lamp, location, (0.0, 0.0, 0.0))
 
-    def _place(self, data: Any, location: tuple[float, ...], target: tuple[float, ...] | None) -> Any:
+    def _place(
+        self, data: Blend, location: tuple[float, ...], target: tuple[float, ...] | None
+    ) -> Blend:
         from mathutils import Vector
 
         thing = self.bpy.data.objects.new("lamp", data)
         thing.location = location
         if target is not None:
-            thing.rotation_euler = (Vector(target) - Vector(location)).to_track_quat("-Z", "Y").to_euler()
+            thing.rotation_euler = (
+                (Vector(target) - Vector(location)).to_track_quat("-Z", "Y").to_euler()
+            )
         self.scene.collection.objects.link(thing)
         return thing
 
@@ -286,10 +320,14 @@ class Stage:
             render.use_border = False
         # Fade the edge in, lest slight differences in light draw a frame around the thing.
         ys, xs = np.arange(y1, y2), np.arange(x1, x2)
-        inward = np.minimum.outer(np.minimum(ys - y1, y2 - 1 - ys), np.minimum(xs - x1, x2 - 1 - xs))
+        inward = np.minimum.outer(
+            np.minimum(ys - y1, y2 - 1 - ys), np.minimum(xs - x1, x2 - 1 - xs)
+        )
         share = np.clip(inward / 6.0, 0, 1)[..., None]
         out = base.copy()
-        out[y1:y2, x1:x2] = (base[y1:y2, x1:x2] * (1 - share) + fresh[y1:y2, x1:x2] * share).astype(np.uint8)
+        out[y1:y2, x1:x2] = (base[y1:y2, x1:x2] * (1 - share) + fresh[y1:y2, x1:x2] * share).astype(
+            np.uint8
+        )
         return out
 
     def identities(self) -> NDArray[np.uint8]:
@@ -310,7 +348,9 @@ class Stage:
         finally:
             layer.material_override = None
             scene.world = self._world
-            cycles.samples, cycles.use_denoising, cycles.pixel_filter_type, cycles.filter_width = before
+            cycles.samples, cycles.use_denoising, cycles.pixel_filter_type, cycles.filter_width = (
+                before
+            )
             view.view_transform = "Standard"
 
     def labels(self, camera: Camera) -> list[Label]:
@@ -325,7 +365,7 @@ class Stage:
 
     # -- materials -----------------------------------------------------------------------------------------------------
 
-    def _identity_material(self) -> Any:
+    def _identity_material(self) -> Blend:
         material = self.bpy.data.materials.new("identity")
         material.use_nodes = True
         nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -336,14 +376,16 @@ class Stage:
         links.new(emit.outputs["Emission"], out.inputs["Surface"])
         return material
 
-    def _shader(self, name: str) -> tuple[Any, Any, Any, Any]:
+    def _shader(self, name: str) -> tuple[Blend, Blend, Blend, Blend]:
         material = self.bpy.data.materials.new(name)
-        material.cycles.emission_sampling = "NONE"  # glowing surfaces are seen; lamps beside them give the light
+        material.cycles.emission_sampling = (
+            "NONE"  # glowing surfaces are seen; lamps beside them give the light
+        )
         material.use_nodes = True
         nodes, links = material.node_tree.nodes, material.node_tree.links
         return material, nodes, links, nodes["Principled BSDF"]
 
-    def material(self, spec: Material) -> Any:
+    def material(self, spec: Material) -> Blend:
         """The Blender material of a specification; equal specifications share one."""
         if spec in self._materials:
             return self._materials[spec]
@@ -362,12 +404,16 @@ class Stage:
         self._materials[spec] = material
         return material
 
-    def _pattern(self, spec: Material, color: tuple[float, ...], nodes: Any, links: Any, shader: Any) -> None:
+    def _pattern(
+        self, spec: Material, color: tuple[float, ...], nodes: Blend, links: Blend, shader: Blend
+    ) -> None:
         where = nodes.new("ShaderNodeNewGeometry").outputs["Position"]
-        dark = tuple(c * 0.55 for c in color[:3]) + (1.0,)
+        dark = (*tuple(c * 0.55 for c in color[:3]), 1.0)
         if spec.pattern in ("tiles", "wall_tiles", "bricks", "planks"):
             if spec.pattern in ("wall_tiles", "bricks"):  # unfold x-z and y-z walls
-                split, join, total = (nodes.new(f"ShaderNode{n}") for n in ("SeparateXYZ", "CombineXYZ", "Math"))
+                split, join, total = (
+                    nodes.new(f"ShaderNode{n}") for n in ("SeparateXYZ", "CombineXYZ", "Math")
+                )
                 links.new(where, split.inputs[0])
                 links.new(split.outputs["X"], total.inputs[0])
                 links.new(split.outputs["Y"], total.inputs[1])
@@ -377,28 +423,38 @@ class Stage:
             brick = nodes.new("ShaderNodeTexBrick")
             brick.offset = 0.0 if "tiles" in spec.pattern else 0.5
             brick.inputs["Scale"].default_value = 1.0
-            brick.inputs["Brick Width"].default_value = spec.scale * (1.0 if "tiles" in spec.pattern else 3.0)
+            brick.inputs["Brick Width"].default_value = spec.scale * (
+                1.0 if "tiles" in spec.pattern else 3.0
+            )
             brick.inputs["Row Height"].default_value = spec.scale
             brick.inputs["Mortar Size"].default_value = spec.scale * 0.02
             brick.inputs["Color1"].default_value = color
-            brick.inputs["Color2"].default_value = tuple(c * 0.85 for c in color[:3]) + (1.0,)
+            brick.inputs["Color2"].default_value = (*tuple(c * 0.85 for c in color[:3]), 1.0)
             brick.inputs["Mortar"].default_value = dark
             links.new(where, brick.inputs["Vector"])
             links.new(brick.outputs["Color"], shader.inputs["Base Color"])
             return
-        mapping, noise, mix = (nodes.new(f"ShaderNode{n}") for n in ("Mapping", "TexNoise", "MixRGB"))
+        mapping, noise, mix = (
+            nodes.new(f"ShaderNode{n}") for n in ("Mapping", "TexNoise", "MixRGB")
+        )
         links.new(where, mapping.inputs["Vector"])
-        stretch = {"brushed": (1.0, 1.0, 0.02), "wood": (1.0, 1.0, 0.08)}.get(spec.pattern, (1.0, 1.0, 1.0))
+        stretch = {"brushed": (1.0, 1.0, 0.02), "wood": (1.0, 1.0, 0.08)}.get(
+            spec.pattern, (1.0, 1.0, 1.0)
+        )
         mapping.inputs["Scale"].default_value = tuple(s / spec.scale for s in stretch)
         noise.inputs["Scale"].default_value = 1.0
-        noise.inputs["Detail"].default_value = 6.0 if spec.pattern in ("asphalt", "grass", "speckle") else 3.0
+        noise.inputs["Detail"].default_value = (
+            6.0 if spec.pattern in ("asphalt", "grass", "speckle") else 3.0
+        )
         noise.inputs["Roughness"].default_value = 0.75
         links.new(mapping.outputs[0], noise.inputs["Vector"])
-        contrast = {"brushed": 0.9, "speckle": 0.8, "asphalt": 0.65, "grass": 0.35, "wood": 0.5}[spec.pattern]
+        contrast = {"brushed": 0.9, "speckle": 0.8, "asphalt": 0.65, "grass": 0.35, "wood": 0.5}[
+            spec.pattern
+        ]
         ramp = nodes.new("ShaderNodeMapRange")
         ramp.inputs["From Min"].default_value, ramp.inputs["From Max"].default_value = 0.3, 0.7
         links.new(noise.outputs[0], ramp.inputs["Value"])
         links.new(ramp.outputs[0], mix.inputs["Fac"])
-        mix.inputs["Color1"].default_value = tuple(c * contrast for c in color[:3]) + (1.0,)
+        mix.inputs["Color1"].default_value = (*tuple(c * contrast for c in color[:3]), 1.0)
         mix.inputs["Color2"].default_value = color
         links.new(mix.outputs[0], shader.inputs["Base Color"])

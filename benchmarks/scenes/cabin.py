@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scenes import gear, palette, rides
 from benchmarks.scenes.artwork import poster
-from benchmarks.scenes.blender import Item, Stage
+from benchmarks.scenes.blender import Blend, Item, Stage
 from benchmarks.scenes.camera import VEHICLE_CLASSES, Camera, Label, mask_box
 from benchmarks.scenes.clips import Clip, Event, Zone, blend, ease, relative_box
-from benchmarks.scenes.mesh import Material, Mesh, box, placement, rounded_box, tube
+from benchmarks.scenes.mesh import Material, Mesh, box, placement, tube
 from benchmarks.scenes.people import Look, Pose, person, riding, standing, walking
 from benchmarks.scenes.sensor import Sensor
 
@@ -26,7 +26,9 @@ __all__ = ["Cabin", "Footprint", "build", "clip", "set_door", "still"]
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
-PERSON, BICYCLE, EBIKE, WHEELCHAIR = (VEHICLE_CLASSES.index(n) for n in ("person", "bicycle", "ebike", "wheelchair"))
+PERSON, BICYCLE, EBIKE, WHEELCHAIR = (
+    VEHICLE_CLASSES.index(n) for n in ("person", "bicycle", "ebike", "wheelchair")
+)
 _WALL_M = 0.07
 _HALL_GAP_M = 0.22
 _HALL_DEPTH_M = 2.6
@@ -71,16 +73,31 @@ class Cabin:
         height = float(rng.uniform(2.2, 2.5))
         door = float(rng.uniform(0.8, min(1.1, width - 0.2)))
         grey = float(rng.uniform(0.45, 0.8))
-        steel = Material((grey, grey, grey * rng.uniform(0.93, 1.03)), float(rng.uniform(0.25, 0.5)), float(rng.uniform(0.5, 0.95)), pattern="brushed", scale=0.01)
+        steel = Material(
+            (grey, grey, grey * rng.uniform(0.93, 1.03)),
+            float(rng.uniform(0.25, 0.5)),
+            float(rng.uniform(0.5, 0.95)),
+            pattern="brushed",
+            scale=0.01,
+        )
         finish = rng.random()
         if finish < 0.5:
             walls = steel
         elif finish < 0.7:
             tone = rng.uniform(0.6, 1.1)
-            walls = Material((0.5 * tone, 0.33 * tone, 0.2 * tone), 0.45, pattern="wood", scale=0.06)
+            walls = Material(
+                (0.5 * tone, 0.33 * tone, 0.2 * tone), 0.45, pattern="wood", scale=0.06
+            )
         else:
             tone = rng.uniform(0.4, 0.9)
-            walls = Material((float(tone), float(tone * rng.uniform(0.88, 1.0)), float(tone * rng.uniform(0.7, 1.0))), 0.5)
+            walls = Material(
+                (
+                    float(tone),
+                    float(tone * rng.uniform(0.88, 1.0)),
+                    float(tone * rng.uniform(0.7, 1.0)),
+                ),
+                0.5,
+            )
         back = Material((0.85, 0.86, 0.87), 0.03, 1.0) if rng.random() < 0.2 else walls
         tone = float(rng.uniform(0.25, 0.75))
         floor = Material(
@@ -98,10 +115,18 @@ class Cabin:
         place, side = rng.random(), float(rng.choice([-1, 1]))
         if place < 0.74:  # rear corner, towards the door
             at = (side * (width / 2 - 0.06), 0.07, height - 0.06)
-            to = (-side * width * rng.uniform(0.0, 0.3), depth * rng.uniform(0.5, 0.8), rng.uniform(0.2, 0.8))
+            to = (
+                -side * width * rng.uniform(0.0, 0.3),
+                depth * rng.uniform(0.5, 0.8),
+                rng.uniform(0.2, 0.8),
+            )
         elif place < 0.88:  # corner beside the door, towards the back
             at = (side * (width / 2 - 0.07), depth - 0.08, height - 0.06)
-            to = (-side * width * rng.uniform(0.0, 0.3), depth * rng.uniform(0.15, 0.45), rng.uniform(0.1, 0.6))
+            to = (
+                -side * width * rng.uniform(0.0, 0.3),
+                depth * rng.uniform(0.15, 0.45),
+                rng.uniform(0.1, 0.6),
+            )
         elif place < 0.95:  # middle of the back wall
             at = (rng.uniform(-0.1, 0.1), 0.07, height - 0.06)
             to = (0.0, depth * rng.uniform(0.5, 0.8), rng.uniform(0.1, 0.6))
@@ -123,7 +148,10 @@ class Cabin:
             walls, back, floor, Material((tone, tone, tone), 0.5), steel,
             float(rng.uniform(22, 55)), (1.0, float(rng.uniform(0.88, 1.0)), float(rng.uniform(0.75, 1.0))),
             ("panel", "spots", "strips")[int(rng.integers(3))],
-            Material((float(hall_tone[0]), float(hall_tone[1]), float(hall_tone[2])), 0.7, pattern=str(rng.choice(["plain", "wall_tiles"])), scale=0.4),
+            Material(
+                (float(hall_tone[0]), float(hall_tone[1]), float(hall_tone[2])), 0.7,
+                pattern=str(rng.choice(["plain", "wall_tiles"])), scale=0.4,
+            ),
             Material((0.55, 0.54, 0.5), 0.4, pattern="tiles", scale=0.6),
             float(rng.choice([8, 40, 120, 400], p=[0.15, 0.4, 0.3, 0.15])),
             bool(rng.random() < 0.5), int(rng.integers(0, 4)), camera, infrared,
@@ -154,7 +182,9 @@ class Footprint:
         c, k = np.cos(self.yaw), np.sin(self.yaw)
         d = points - [self.x, self.y]
         u, v = d[:, 0] * c + d[:, 1] * k, -d[:, 0] * k + d[:, 1] * c
-        return np.hypot(np.maximum(np.abs(u) - self.length / 2, 0), np.maximum(np.abs(v) - self.width / 2, 0))
+        beyond = np.maximum(np.abs(u) - self.length / 2, 0)
+        aside = np.maximum(np.abs(v) - self.width / 2, 0)
+        return np.asarray(np.hypot(beyond, aside))
 
 
 def _free(cabin: Cabin, points: Array, margin: float) -> bool:
@@ -162,13 +192,17 @@ def _free(cabin: Cabin, points: Array, margin: float) -> bool:
     x, y = points[:, 0], points[:, 1]
     inside = (np.abs(x) < cabin.width / 2 - margin) & (y > margin) & (y < cabin.depth - margin)
     if cabin.door_open > 0.75:
-        doorway = (np.abs(x - cabin.door_x) < cabin.door_width / 2 * cabin.door_open - margin) & (y >= cabin.depth - margin)
-        hall = (y > cabin.depth + _HALL_GAP_M) & (y < cabin.depth + _HALL_DEPTH_M) & (np.abs(x) < 1.8)
+        doorway = (np.abs(x - cabin.door_x) < cabin.door_width / 2 * cabin.door_open - margin) & (
+            y >= cabin.depth - margin
+        )
+        hall = (
+            (y > cabin.depth + _HALL_GAP_M) & (y < cabin.depth + _HALL_DEPTH_M) & (np.abs(x) < 1.8)
+        )
         inside |= (doorway & (y < cabin.depth + _HALL_DEPTH_M)) | hall
     return bool(inside.all())
 
 
-def build(stage: Stage, cabin: Cabin, rng: np.random.Generator) -> list[tuple[Any, float]]:
+def build(stage: Stage, cabin: Cabin, rng: np.random.Generator) -> list[tuple[Blend, float]]:
     """Put the empty lift and its hall on the stage.
 
     Returns the door leaves as (object, its shift along x in metres when the door is open); they stand shut.
@@ -185,7 +219,11 @@ def build(stage: Stage, cabin: Cabin, rng: np.random.Generator) -> list[tuple[An
         box([0, -t / 2, h / 2], [w + 2 * t, t, h], cabin.back),
         box([(-w / 2 + left) / 2, d + t / 2, h / 2], [left + w / 2, t, h], cabin.doors),
         box([(w / 2 + right) / 2, d + t / 2, h / 2], [w / 2 - right, t, h], cabin.doors),
-        box([cabin.door_x, d + t / 2, (h + door_h) / 2], [cabin.door_width, t, h - door_h], cabin.doors),
+        box(
+            [cabin.door_x, d + t / 2, (h + door_h) / 2],
+            [cabin.door_width, t, h - door_h],
+            cabin.doors,
+        ),
     )
     dark = Material((0.12, 0.12, 0.13), 0.4, 0.5)
     for x in np.arange(-w / 2 + 0.02, w / 2, float(rng.uniform(0.35, 0.6))):  # panel joints
@@ -212,7 +250,11 @@ def build(stage: Stage, cabin: Cabin, rng: np.random.Generator) -> list[tuple[An
     room.add(box([px, d - 0.014, 1.65], [wide * 0.5, 0.006, 0.07], digit))
     for i in range(9):
         for k in (-1, 1):
-            room.add(box([px + k * wide * 0.22, d - 0.014, 0.95 + i * 0.065], [0.03, 0.008, 0.03], button))
+            room.add(
+                box(
+                    [px + k * wide * 0.22, d - 0.014, 0.95 + i * 0.065], [0.03, 0.008, 0.03], button
+                )
+            )
     glow = Material((1.0, 0.98, 0.94), 0.5, emission=4.0)
     if cabin.infrared:
         glow = replace(glow, emission=0.3)
@@ -231,28 +273,53 @@ def build(stage: Stage, cabin: Cabin, rng: np.random.Generator) -> list[tuple[An
                 stage.area_light((x, y, h - 0.03), (0.1, 0.1), watts / 4, cabin.lamp_color)
     if cabin.infrared:
         x, y, z = cabin.camera.location
-        stage.point_light((x * 0.97, y + 0.02, z - 0.05), float(rng.uniform(12, 30)), (1, 1, 1), 0.03)
+        stage.point_light(
+            (x * 0.97, y + 0.02, z - 0.05), float(rng.uniform(12, 30)), (1, 1, 1), 0.03
+        )
     # Hall.
     y0, wide_hall, high = d + _HALL_GAP_M, 4.2, 2.7
     y1 = y0 + _HALL_DEPTH_M
     room.add(
-        box([0, (y0 + y1) / 2 - 0.1, -t / 2], [wide_hall, _HALL_DEPTH_M + 0.2, t], cabin.hall_floor),
+        box(
+            [0, (y0 + y1) / 2 - 0.1, -t / 2], [wide_hall, _HALL_DEPTH_M + 0.2, t], cabin.hall_floor
+        ),
         box([0, y1 + 0.05, high / 2], [wide_hall, 0.1, high], cabin.hall_walls),
-        box([-wide_hall / 2, (y0 + y1) / 2, high / 2], [0.1, _HALL_DEPTH_M, high], cabin.hall_walls),
+        box(
+            [-wide_hall / 2, (y0 + y1) / 2, high / 2], [0.1, _HALL_DEPTH_M, high], cabin.hall_walls
+        ),
         box([wide_hall / 2, (y0 + y1) / 2, high / 2], [0.1, _HALL_DEPTH_M, high], cabin.hall_walls),
         box([0, (y0 + y1) / 2, high + 0.05], [wide_hall, _HALL_DEPTH_M, 0.1], cabin.ceiling),
-        box([-wide_hall / 4 + left / 2, y0 - 0.05, high / 2], [wide_hall / 2 + left, 0.08, high], cabin.hall_walls),
-        box([wide_hall / 4 + right / 2, y0 - 0.05, high / 2], [wide_hall / 2 - right, 0.08, high], cabin.hall_walls),
-        box([cabin.door_x, y0 - 0.05, (high + door_h) / 2], [cabin.door_width, 0.08, high - door_h], cabin.hall_walls),
+        box(
+            [-wide_hall / 4 + left / 2, y0 - 0.05, high / 2],
+            [wide_hall / 2 + left, 0.08, high],
+            cabin.hall_walls,
+        ),
+        box(
+            [wide_hall / 4 + right / 2, y0 - 0.05, high / 2],
+            [wide_hall / 2 - right, 0.08, high],
+            cabin.hall_walls,
+        ),
+        box(
+            [cabin.door_x, y0 - 0.05, (high + door_h) / 2],
+            [cabin.door_width, 0.08, high - door_h],
+            cabin.hall_walls,
+        ),
     )
-    stage.area_light((0, (y0 + y1) / 2, high - 0.05), (1.2, 0.6), cabin.hall_watts * (0.2 if cabin.infrared else 1.0), (1, 0.97, 0.9))
+    stage.area_light(
+        (0, (y0 + y1) / 2, high - 0.05),
+        (1.2, 0.6),
+        cabin.hall_watts * (0.2 if cabin.infrared else 1.0),
+        (1, 0.97, 0.9),
+    )
     stage.scenery(room)
     _hang_posters(stage, cabin, rng, y1)
     leaves = []
     for y in (d + t + 0.015, y0 - 0.11):
         for side in (-1, 1):
             x = cabin.door_x + side * cabin.door_width / 4
-            leaf = Mesh([box([x, y, door_h / 2], [cabin.door_width / 2, 0.03, door_h], cabin.doors)])
+            leaf = Mesh(
+                [box([x, y, door_h / 2], [cabin.door_width / 2, 0.03, door_h], cabin.doors)]
+            )
             leaves.append((stage.scenery(leaf), side * cabin.door_width / 2 * 0.98))
     stage.sky((1, 1, 1), 0.0)
     return leaves
@@ -266,13 +333,24 @@ def _hang_posters(stage: Stage, cabin: Cabin, rng: np.random.Generator, hall_y: 
         wall = rng.random()
         if wall < 0.4:
             x, y = -w / 2 + 0.008, float(rng.uniform(0.1, max(0.12, d - wide - 0.1)))
-            corners = np.array([[x, y, z], [x, y + wide, z], [x, y + wide, z + high], [x, y, z + high]])
+            corners = np.array(
+                [[x, y, z], [x, y + wide, z], [x, y + wide, z + high], [x, y, z + high]]
+            )
         elif wall < 0.8:
             x, y = w / 2 - 0.008, float(rng.uniform(0.1, max(0.12, d - wide - 0.1)))
-            corners = np.array([[x, y + wide, z], [x, y, z], [x, y, z + high], [x, y + wide, z + high]])
+            corners = np.array(
+                [[x, y + wide, z], [x, y, z], [x, y, z + high], [x, y + wide, z + high]]
+            )
         else:
             x = float(rng.uniform(-w / 2 + 0.05, w / 2 - wide - 0.05))
-            corners = np.array([[x + wide, 0.008, z], [x, 0.008, z], [x, 0.008, z + high], [x + wide, 0.008, z + high]])
+            corners = np.array(
+                [
+                    [x + wide, 0.008, z],
+                    [x, 0.008, z],
+                    [x, 0.008, z + high],
+                    [x + wide, 0.008, z + high],
+                ]
+            )
         lit = float(rng.choice([0.0, 0.6], p=[0.75, 0.25])) * (0.2 if cabin.infrared else 1.0)
         stage.picture(corners, poster(rng), emission=lit, gloss=float(rng.uniform(0.1, 0.5)))
     for _ in range(int(rng.integers(0, 3))):  # notices in the hall
@@ -282,7 +360,7 @@ def _hang_posters(stage: Stage, cabin: Cabin, rng: np.random.Generator, hall_y: 
         stage.picture(corners, poster(rng))
 
 
-def set_door(leaves: list[tuple[Any, float]], opening: float) -> None:
+def set_door(leaves: list[tuple[Blend, float]], opening: float) -> None:
     """Move the leaves: 0 shut … 1 open."""
     for leaf, shift in leaves:
         leaf.location.x = shift * opening
@@ -291,7 +369,15 @@ def set_door(leaves: list[tuple[Any, float]], opening: float) -> None:
 # -- contents ----------------------------------------------------------------------------------------------------------
 
 
-def _place(cabin: Cabin, rng: np.random.Generator, length: float, width: float, taken: list[Footprint], *, hall: bool = False) -> Footprint | None:
+def _place(
+    cabin: Cabin,
+    rng: np.random.Generator,
+    length: float,
+    width: float,
+    taken: list[Footprint],
+    *,
+    hall: bool = False,
+) -> Footprint | None:
     """A free spot for a rectangle, or None."""
     for attempt in range(150):
         squeeze = 0.85 if attempt > 75 else 1.0  # bars and mirrors overhang walls' rails a little
@@ -300,16 +386,29 @@ def _place(cabin: Cabin, rng: np.random.Generator, length: float, width: float, 
         else:
             x = rng.uniform(-cabin.width / 2, cabin.width / 2)
             y = rng.uniform(0.1, cabin.depth * (1.15 if cabin.door_open > 0.75 else 1.0))
-        spot = Footprint(float(x), float(y), float(rng.uniform(-np.pi, np.pi)), length * squeeze, width * squeeze * 0.85)
+        spot = Footprint(
+            float(x),
+            float(y),
+            float(rng.uniform(-np.pi, np.pi)),
+            length * squeeze,
+            width * squeeze * 0.85,
+        )
         edge = spot.outline()
-        if _free(cabin, edge, 0.02) and all(other.distance(edge).min() > 0.0 and spot.distance(other.outline()).min() > 0.0 for other in taken):
+        if _free(cabin, edge, 0.02) and all(
+            other.distance(edge).min() > 0.0 and spot.distance(other.outline()).min() > 0.0
+            for other in taken
+        ):
             return spot
     return None
 
 
-def _beside(ride: rides.Ride, spot: Footprint, look: Look, rng: np.random.Generator, side: float) -> tuple[Footprint, Pose]:
+def _beside(
+    ride: rides.Ride, spot: Footprint, look: Look, rng: np.random.Generator, side: float
+) -> tuple[Footprint, Pose]:
     """A person who holds a two-wheeler by its bars and stands at its left (side 1) or right."""
-    local = np.array([ride.grips[:, 0].mean() - rng.uniform(0.3, 0.5), side * (ride.width / 2 + 0.1)])
+    local = np.array(
+        [ride.grips[:, 0].mean() - rng.uniform(0.3, 0.5), side * (ride.width / 2 + 0.1)]
+    )
     c, s = np.cos(spot.yaw), np.sin(spot.yaw)
     at = np.array([spot.x + c * local[0] - s * local[1], spot.y + s * local[0] + c * local[1]])
     grips = ride.grips - [local[0], local[1], 0]
@@ -337,7 +436,12 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
             elif what == "kick_scooter":
                 ride, class_id = rides.kick_scooter(rng), None
             else:
-                ride, class_id = rides.bicycle(rng, child=what == "child_bicycle", steer=float(rng.normal(0, 0.25))), BICYCLE
+                ride, class_id = (
+                    rides.bicycle(
+                        rng, child=what == "child_bicycle", steer=float(rng.normal(0, 0.25))
+                    ),
+                    BICYCLE,
+                )
             spot = _place(cabin, rng, ride.length, ride.width, taken)
             if spot is None:
                 if i == 0:
@@ -347,12 +451,18 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
             _put(stage, ride.mesh.moved(placement(roll=lean)), spot, class_id)
             taken.append(spot)
             roll = rng.random()
-            look = Look.draw(rng, child=what in ("child_bicycle", "kick_scooter") and rng.random() < 0.6, helmet=what == "ebike" and rng.random() < 0.3)
+            look = Look.draw(
+                rng,
+                child=what in ("child_bicycle", "kick_scooter") and rng.random() < 0.6,
+                helmet=what == "ebike" and rng.random() < 0.3,
+            )
             if roll < 0.15 and what != "kick_scooter":
                 grounded = ride.feet.copy()
                 grounded[:, 1] *= 1.9
                 grounded[:, 2] = 0.02
-                _put(stage, person(look, riding(look, ride.seat, grounded, ride.grips)), spot, PERSON)
+                _put(
+                    stage, person(look, riding(look, ride.seat, grounded, ride.grips)), spot, PERSON
+                )
             elif roll < 0.72:
                 for side in rng.permutation([1.0, -1.0]):
                     stand, pose = _beside(ride, spot, look, rng, float(side))
@@ -361,7 +471,13 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
                         taken.append(stand)
                         break
     elif what in ("stroller", "wheelchair", "suitcase", "carton", "trolley"):
-        make = {"stroller": gear.stroller, "wheelchair": gear.wheelchair, "suitcase": gear.suitcase, "carton": gear.carton_stack, "trolley": gear.trolley}[what]
+        make = {
+            "stroller": gear.stroller,
+            "wheelchair": gear.wheelchair,
+            "suitcase": gear.suitcase,
+            "carton": gear.carton_stack,
+            "trolley": gear.trolley,
+        }[what]
         thing = make(rng)
         spot = _place(cabin, rng, thing.length, thing.width, taken)
         if spot is None:
@@ -372,7 +488,9 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
             look = Look.draw(rng)
             back = thing.handles[:, 0].mean() - 0.34
             c, s = np.cos(spot.yaw), np.sin(spot.yaw)
-            stand = Footprint(spot.x + c * back, spot.y + s * back, spot.yaw, 2 * _BODY_M, 2 * _BODY_M)
+            stand = Footprint(
+                spot.x + c * back, spot.y + s * back, spot.yaw, 2 * _BODY_M, 2 * _BODY_M
+            )
             if _free(cabin, stand.outline(), -0.03):
                 pose = replace(standing(rng, look), hands=thing.handles - [back, 0, 0], lean=0.12)
                 _put(stage, person(look, pose), stand, PERSON)
@@ -389,7 +507,12 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
     if what not in ("empty", "people") and rng.random() < 0.12:
         spot = _place(cabin, rng, 0.35, 0.4, taken)
         if spot is not None:
-            _put(stage, (gear.suitcase if rng.random() < 0.5 else gear.carton_stack)(rng).mesh, spot, None)
+            _put(
+                stage,
+                (gear.suitcase if rng.random() < 0.5 else gear.carton_stack)(rng).mesh,
+                spot,
+                None,
+            )
             taken.append(spot)
     if cabin.door_open > 0.75 and rng.random() < 0.3:  # somebody or something waits in the hall
         if rng.random() < 0.5:
@@ -406,12 +529,26 @@ def _fill(stage: Stage, cabin: Cabin, rng: np.random.Generator, what: str) -> bo
     return True
 
 
-_CONTENTS = ("ebike", "bicycle", "child_bicycle", "kick_scooter", "stroller", "wheelchair", "suitcase", "carton", "trolley", "people", "empty")
+_CONTENTS = (
+    "ebike",
+    "bicycle",
+    "child_bicycle",
+    "kick_scooter",
+    "stroller",
+    "wheelchair",
+    "suitcase",
+    "carton",
+    "trolley",
+    "people",
+    "empty",
+)
 # Just under half with an e-bike; every hard negative of the field (prams, children's bicycles, wheelchairs) is there.
 _SHARES = (0.46, 0.07, 0.08, 0.03, 0.08, 0.08, 0.04, 0.03, 0.03, 0.07, 0.03)
 
 
-def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6) -> tuple[Picture, list[Label], Sensor]:
+def still(
+    seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6
+) -> tuple[Picture, list[Label], Sensor]:
     """One training picture as rendered (h, w, 3), its labels, and the camera to degrade it with."""
     for retry in range(20):
         rng = np.random.default_rng([seed, 2, retry])
@@ -437,12 +574,19 @@ def _demo_cabin(seed: int, size: tuple[int, int]) -> Cabin:
     """A roomy steel cabin with the commonest camera: rear corner, wide lens, looking at the door."""
     drawn = Cabin.draw(seed, size=size)
     width, depth, height = 1.6, 1.95, 2.35
-    camera = Camera((width / 2 - 0.06, 0.07, height - 0.06), (-0.18, depth * 0.62, 0.55), 104.0, *size, "equisolid")
+    camera = Camera(
+        (width / 2 - 0.06, 0.07, height - 0.06),
+        (-0.18, depth * 0.62, 0.55),
+        104.0,
+        *size,
+        "equisolid",
+    )
     steel = Material((0.66, 0.66, 0.64), 0.38, 0.7, pattern="brushed", scale=0.01)
     return replace(
-        drawn, width=width, depth=depth, height=height, door_width=1.0, door_x=0.0, door_open=1.0, walls=steel, back=steel,
-        doors=steel, floor=Material((0.5, 0.49, 0.46), 0.5, pattern="tiles", scale=0.4), lamp_watts=42.0, lamp_kind="panel",
-        lamp_color=(1.0, 0.97, 0.92), hall_watts=90.0, handrail=True, posters=3, camera=camera, infrared=False,
+        drawn, width=width, depth=depth, height=height, door_width=1.0, door_x=0.0, door_open=1.0,
+        walls=steel, back=steel, doors=steel, floor=Material((0.5, 0.49, 0.46), 0.5, pattern="tiles", scale=0.4),
+        lamp_watts=42.0, lamp_kind="panel", lamp_color=(1.0, 0.97, 0.92), hall_watts=90.0,
+        handrail=True, posters=3, camera=camera, infrared=False,
     )  # fmt: skip
 
 
@@ -456,7 +600,9 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
     rng = np.random.default_rng([seed, 5])
     ride = rides.ebike(rng, "scooter", steer=0.05)
     look = Look.draw(rng)
-    side = 1.0 if cabin.camera.location[0] < 0 else -1.0  # the pusher walks beyond the e-bike, seen from the camera
+    side = (
+        1.0 if cabin.camera.location[0] < 0 else -1.0
+    )  # the pusher walks beyond the e-bike, seen from the camera
     events: list[Event] = []
     start, stop = np.array([0.0, cabin.depth + 2.0]), np.array([-side * 0.18, 0.98])
 
@@ -464,7 +610,10 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         stage = Stage(*size, samples=8)
         leaves = build(stage, cabin, np.random.default_rng([seed, 6]))
         stage.look(cabin.camera)
-        bike, walker = stage.add(ride.mesh, EBIKE), stage.add(person(look, standing(rng, look)), PERSON)
+        bike, walker = (
+            stage.add(ride.mesh, EBIKE),
+            stage.add(person(look, standing(rng, look)), PERSON),
+        )
         last_key: tuple[float, ...] | None = None
         picture: Picture | None = None
         since: float | None = None
@@ -487,11 +636,15 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
             yaw = -np.pi / 2 + 0.1 * side * ease(t, 5.5, _STANDS_S)
             spot = placement(x=at[0], y=at[1], yaw=yaw)
             bike.replace(ride.mesh.moved(spot))
-            offset = np.array([float(ride.grips[:, 0].mean()) - 0.36, side * (ride.width / 2 + 0.12)])
+            offset = np.array(
+                [float(ride.grips[:, 0].mean()) - 0.36, side * (ride.width / 2 + 0.12)]
+            )
             hold = ride.grips - [offset[0], offset[1], 0]
             phase = float(np.linalg.norm(start - stop)) * moved / (2 * 0.5)
             pose = walking(look, phase, stride=0.5, hands=hold)
-            rest = replace(standing(np.random.default_rng(seed), look), hands=hold, lean=0.12, head_yaw=0.0)
+            rest = replace(
+                standing(np.random.default_rng(seed), look), hands=hold, lean=0.12, head_yaw=0.0
+            )
             pose = blend(pose, rest, ease(t, _STANDS_S - 0.5, _STANDS_S + 0.3))
             hands = hold.copy()
             hands[1 if side > 0 else 0] = [0.22 * look.height, 0.0, 0.69 * look.height]
@@ -504,7 +657,9 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
             if picture is None or last_key is None or key[:2] != last_key[:2]:
                 picture = stage.render()
             else:
-                picture = stage.render_over(picture, cabin.camera.frame_box([walker.mesh], _MARGIN_PX))
+                picture = stage.render_over(
+                    picture, cabin.camera.frame_box([walker.mesh], _MARGIN_PX)
+                )
             last_key = key
             if since is None and at[1] - ride.length / 2 < cabin.depth and opening > 0:
                 since = t
@@ -514,8 +669,20 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         if since is not None:
             events.append(Event("ebike_in_elevator", since, seconds, relative_box(box, size)))
 
-    sensor = replace(Sensor.draw(rng), gain=1.1, gamma=0.95, saturation=0.85, infrared=False, vignette=0.3, blur_px=0.5, sharpen=0.8, noise=1.2)
-    return Clip("ebike_in_elevator", seed, fps, {"cabin": cabin_zone(cabin)}, frames, events, sensor)
+    sensor = replace(
+        Sensor.draw(rng),
+        gain=1.1,
+        gamma=0.95,
+        saturation=0.85,
+        infrared=False,
+        vignette=0.3,
+        blur_px=0.5,
+        sharpen=0.8,
+        noise=1.2,
+    )
+    return Clip(
+        "ebike_in_elevator", seed, fps, {"cabin": cabin_zone(cabin)}, frames, events, sensor
+    )
 
 
 def cabin_zone(cabin: Cabin) -> Zone:

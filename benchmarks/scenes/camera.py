@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw
 from benchmarks.scenes.mesh import Mesh
 
 __all__ = [
-    "VEHICLE_CLASSES",
     "FIRE_CLASSES",
     "MIN_VISIBLE",
+    "VEHICLE_CLASSES",
     "Camera",
     "Label",
     "label_of",
@@ -61,7 +61,13 @@ class Camera:
         right /= np.linalg.norm(right)
         up = np.cross(back, right)
         roll = np.radians(self.roll_deg)
-        return np.stack([np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right, back])
+        return np.stack(
+            [
+                np.cos(roll) * right + np.sin(roll) * up,
+                np.cos(roll) * up - np.sin(roll) * right,
+                back,
+            ]
+        )
 
     @property
     def focal_px(self) -> float:
@@ -88,8 +94,9 @@ class Camera:
         pixels = np.stack([self.width / 2 + x * scale, self.height / 2 - y * scale], -1)
         return pixels, depth
 
-
-    def frame_box(self, meshes: Sequence[Mesh], margin_px: float = 0.0) -> tuple[float, float, float, float]:
+    def frame_box(
+        self, meshes: Sequence[Mesh], margin_px: float = 0.0
+    ) -> tuple[float, float, float, float]:
         """The xyxy box in pixels, not clipped, of meshes that lie before the camera; the empty box if none does."""
         found = [self.project(mesh.vertices()) for mesh in meshes]
         pixels = np.concatenate([p[depth > _NEAR_M] for p, depth in found] or [np.zeros((0, 2))])
@@ -124,7 +131,7 @@ def silhouette(mesh: Mesh, camera: Camera, *, margin: float = 0.5) -> Mask:
     draw = ImageDraw.Draw(canvas)
     for part in mesh.parts:
         pixels, depth = camera.project(part.vertices)
-        pixels = pixels + (dx, dy)
+        pixels = pixels + np.array([dx, dy])
         for face in part.faces:
             index = list(face)
             if depth[index].min() > _NEAR_M:

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from benchmarks.scenes.people import Pose
 from benchmarks.scenes.sensor import Sensor, burn_text
 
-__all__ = ["Clip", "Event", "Zone", "blend", "ease", "encode", "label_yaml", "relative_box"]
+__all__ = [
+    "Clip",
+    "Event",
+    "Picture",
+    "Zone",
+    "blend",
+    "ease",
+    "encode",
+    "label_yaml",
+    "relative_box",
+]
 
 Picture = NDArray[np.uint8]
 Zone = tuple[tuple[float, float], ...]
@@ -44,7 +54,9 @@ class Clip:
     sensor: Sensor
 
 
-def relative_box(box: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+def relative_box(
+    box: tuple[float, float, float, float] | None, size: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
     """An xyxy box in pixels → relative to a picture of `size` (width, height)."""
     if box is None:
         return None
@@ -70,7 +82,9 @@ def blend(a: Pose, b: Pose, s: float) -> Pose:
     )
 
 
-def encode(clip: Clip, path: Path, *, crf: int = 26, progress: Callable[[int], None] = lambda n: None) -> int:
+def encode(
+    clip: Clip, path: Path, *, crf: int = 26, progress: Callable[[int], None] | None = None
+) -> int:
     """Pass the frames through the clip's camera and write an H.264 file; returns the number of frames.
 
     Raises RuntimeError with ffmpeg's last line where it fails, FileNotFoundError where ffmpeg is not installed.
@@ -82,27 +96,35 @@ def encode(clip: Clip, path: Path, *, crf: int = 26, progress: Callable[[int], N
     for frame in clip.frames():
         picture = clip.sensor.expose(frame, rng)
         clock = 8 * 3600 + 15 * 60 + count / clip.fps
-        stamp = f"2026-03-14 {int(clock // 3600):02d}:{int(clock // 60 % 60):02d}:{int(clock % 60):02d}"
+        stamp = (
+            f"2026-03-14 {int(clock // 3600):02d}:{int(clock // 60 % 60):02d}:{int(clock % 60):02d}"
+        )
         picture = burn_text(picture, (stamp, "SIMULATION"))
         if process is None:
             h, w = picture.shape[:2]
             # A key frame a second, as cameras are told to; one thread, since the renderer needs the others.
             command = (
-                f"ffmpeg -hide_banner -loglevel error -y -f rawvideo -pix_fmt rgb24 -s {w}x{h} -r {clip.fps:g} -i - -an "
-                f"-c:v libx264 -preset slow -crf {crf} -pix_fmt yuv420p -g {round(clip.fps)} -sc_threshold 0 -threads 1 "
+                f"ffmpeg -hide_banner -loglevel error -y -f rawvideo -pix_fmt rgb24 -s {w}x{h} "
+                f"-r {clip.fps:g} -i - -an -c:v libx264 -preset slow -crf {crf} -pix_fmt yuv420p "
+                f"-g {round(clip.fps)} -sc_threshold 0 -threads 1 "
                 "-colorspace smpte170m -color_primaries smpte170m -color_trc smpte170m -movflags +faststart"
             ).split()
             path.parent.mkdir(parents=True, exist_ok=True)
-            process = subprocess.Popen([*command, str(part)], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            process = subprocess.Popen(
+                [*command, str(part)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+            )
         assert process.stdin is not None
         process.stdin.write(picture.tobytes())
         count += 1
-        progress(count)
+        if progress is not None:
+            progress(count)
     if process is None:
         raise RuntimeError(f"clip {path.name}: the scene made no frames")
     _, errors = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"clip {path.name}: ffmpeg failed: {errors.decode(errors='replace').strip()[-200:]}")
+        raise RuntimeError(
+            f"clip {path.name}: ffmpeg failed: {errors.decode(errors='replace').strip()[-200:]}"
+        )
     part.replace(path)
     return count
 
@@ -113,9 +135,18 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def label_yaml(clip: Clip, name: str) -> str:
     """The label file: what happens in the clip, and zones that fit it."""
-    lines = [f"clip: {name}", "simulated: true", f"seed: {clip.seed}", "events:" if clip.events else "events: []"]
+    lines = [
+        f"clip: {name}",
+        "simulated: true",
+        f"seed: {clip.seed}",
+        "events:" if clip.events else "events: []",
+    ]
     for event in clip.events:
-        lines += [f"  - scenario: {event.scenario}", f"    start_s: {event.start_s:g}", f"    end_s: {event.end_s:g}"]
+        lines += [
+            f"  - scenario: {event.scenario}",
+            f"    start_s: {event.start_s:g}",
+            f"    end_s: {event.end_s:g}",
+        ]
         if event.box is not None:
             lines.append(f"    box: {_numbers(event.box)}")
     lines.append("zones:" if clip.zones else "zones: {}")

@@ -5,7 +5,6 @@ Lengths are metres, angles radians, z is up. A prop's own frame has x forward, y
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -129,7 +128,7 @@ def _rings(n_rings: int, n_seg: int, closed: bool, caps: bool) -> tuple[tuple[in
 
 def tube(
     points: ArrayLike,
-    radius: float | Sequence[float],
+    radius: ArrayLike,
     material: Material,
     *,
     segments: int = 8,
@@ -139,10 +138,7 @@ def tube(
     path = np.asarray(points, dtype=float)
     n = len(path)
     radii = np.broadcast_to(np.asarray(radius, dtype=float), (n,))
-    if closed:
-        tangents = np.roll(path, -1, 0) - np.roll(path, 1, 0)
-    else:
-        tangents = np.gradient(path, axis=0)
+    tangents = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     reference = np.array([0.0, 0.0, 1.0])
     if abs(_unit(tangents[0])[2]) > 0.9:
@@ -159,8 +155,8 @@ def tube(
 
 def loft(
     points: ArrayLike,
-    half_width: Sequence[float] | float,
-    half_height: Sequence[float] | float,
+    half_width: ArrayLike,
+    half_height: ArrayLike,
     material: Material,
     *,
     power: float = 2.5,
@@ -210,7 +206,8 @@ def rounded_box(
     line = np.tan(np.linspace(-np.pi / 4, np.pi / 4, 2 * steps))
     grid_u, grid_v = np.meshgrid(line, line, indexing="ij")
     m = len(line)
-    vertices, faces = [], []
+    vertices: list[Array] = []
+    faces: list[tuple[int, ...]] = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             cube = np.empty((m * m, 3))
@@ -218,9 +215,17 @@ def rounded_box(
             cube[:, (axis + 1) % 3] = sign * grid_u.ravel()
             cube[:, (axis + 2) % 3] = grid_v.ravel()
             base = len(vertices) * m * m
-            vertices.append(np.sign(cube) * (half - radius) + radius * cube / np.linalg.norm(cube, axis=1)[:, None])
+            vertices.append(
+                np.sign(cube) * (half - radius)
+                + radius * cube / np.linalg.norm(cube, axis=1)[:, None]
+            )
             faces += [
-                (base + i * m + j, base + (i + 1) * m + j, base + (i + 1) * m + j + 1, base + i * m + j + 1)
+                (
+                    base + i * m + j,
+                    base + (i + 1) * m + j,
+                    base + (i + 1) * m + j + 1,
+                    base + i * m + j + 1,
+                )
                 for i in range(m - 1)
                 for j in range(m - 1)
             ]
@@ -257,7 +262,9 @@ def ellipsoid(
     return Part(vertices, _rings(rings, segments, False, True), material)
 
 
-def torus(center: ArrayLike, radius: float, thickness: float, material: Material, *, segments: int = 28) -> Part:
+def torus(
+    center: ArrayLike, radius: float, thickness: float, material: Material, *, segments: int = 28
+) -> Part:
     """A ring in the x-z plane (a wheel that rolls along x)."""
     angle = np.linspace(0, 2 * np.pi, segments, endpoint=False)
     path = np.stack([radius * np.cos(angle), np.zeros(segments), radius * np.sin(angle)], -1)
@@ -267,11 +274,13 @@ def torus(center: ArrayLike, radius: float, thickness: float, material: Material
         np.cos(cross)[None, :, None] * radial[:, None, :]
         + np.sin(cross)[None, :, None] * np.array([0.0, 1.0, 0.0])
     )
-    return Part(rings.reshape(-1, 3) + np.asarray(center), _rings(segments, 8, True, False), material)
+    return Part(
+        rings.reshape(-1, 3) + np.asarray(center), _rings(segments, 8, True, False), material
+    )
 
 
 def quad(corners: ArrayLike, material: Material) -> Part:
-    """A four-cornered plane; the corners' order gives the picture's lower left, lower right, upper right, upper left."""
+    """A four-cornered plane."""
     return Part(np.asarray(corners, dtype=float), ((0, 1, 2, 3),), material, smooth=False)
 
 
@@ -279,7 +288,9 @@ def prism(outline: ArrayLike, y: tuple[float, float], material: Material) -> Par
     """An outline (n, 2) of x, z drawn out along y."""
     flat = np.asarray(outline, dtype=float)
     n = len(flat)
-    vertices = np.concatenate([np.stack([flat[:, 0], np.full(n, side), flat[:, 1]], -1) for side in y])
+    vertices = np.concatenate(
+        [np.stack([flat[:, 0], np.full(n, side), flat[:, 1]], -1) for side in y]
+    )
     faces: list[tuple[int, ...]] = [(i, (i + 1) % n, n + (i + 1) % n, n + i) for i in range(n)]
     faces += [tuple(range(n - 1, -1, -1)), tuple(range(n, 2 * n))]
     return Part(vertices, tuple(faces), material, smooth=False)
@@ -308,7 +319,9 @@ def wheel(
         for i in range(spokes):
             a = 2 * np.pi * i / spokes
             end = c + inner * np.array([np.cos(a), 0, np.sin(a)])
-            parts.append(tube([c + axle * (0.6 if i % 2 else -0.6), end], 0.0025, metal, segments=3))
+            parts.append(
+                tube([c + axle * (0.6 if i % 2 else -0.6), end], 0.0025, metal, segments=3)
+            )
     else:
         for i in range(5):
             a = 2 * np.pi * i / 5
@@ -317,5 +330,3 @@ def wheel(
         disc = np.array([0.0, 0.012, 0.0])
         parts.append(tube([c - disc, c + disc], inner * 0.45, metal, segments=14))
     return parts
-
-

@@ -6,7 +6,18 @@ import numpy as np
 
 from benchmarks.scenes.mesh import Material
 
-__all__ = ["BLACK", "CHROME", "GLASS", "PLASTIC", "RUBBER", "STEEL", "cloth", "hair", "paint", "skin"]
+__all__ = [
+    "BLACK",
+    "CHROME",
+    "GLASS",
+    "PLASTIC",
+    "RUBBER",
+    "STEEL",
+    "cloth",
+    "hair",
+    "paint",
+    "skin",
+]
 
 RUBBER = Material((0.06, 0.06, 0.065), 0.85)
 PLASTIC = Material((0.09, 0.09, 0.1), 0.55)
@@ -28,14 +39,20 @@ _CLOTHES = (
 )  # fmt: skip
 
 
-def _jitter(rng: np.random.Generator, color: tuple[float, float, float]) -> tuple[float, float, float]:
-    r, g, b = np.clip(np.asarray(color) * rng.uniform(0.85, 1.15) + rng.normal(0, 0.02, 3), 0.01, 0.97)
+def _jitter(
+    rng: np.random.Generator, color: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    r, g, b = np.clip(
+        np.asarray(color) * rng.uniform(0.85, 1.15) + rng.normal(0, 0.02, 3), 0.01, 0.97
+    )
     return float(r), float(g), float(b)
 
 
 def paint(rng: np.random.Generator) -> Material:
     """Glossy vehicle paint."""
-    return Material(_jitter(rng, _PAINTS[rng.integers(len(_PAINTS))]), float(rng.uniform(0.18, 0.5)))
+    return Material(
+        _jitter(rng, _PAINTS[rng.integers(len(_PAINTS))]), float(rng.uniform(0.18, 0.5))
+    )
 
 
 def cloth(rng: np.random.Generator) -> Material:

@@ -75,16 +75,24 @@ class Pose:
     head_pitch: float = 0.0
 
 
-def two_bone(root: ArrayLike, target: ArrayLike, upper: float, lower: float, bend: ArrayLike) -> tuple[Array, Array]:
+def two_bone(
+    root: ArrayLike, target: ArrayLike, upper: float, lower: float, bend: ArrayLike
+) -> tuple[Array, Array]:
     """The middle joint and the reached end of a two-bone limb that bends towards `bend`.
 
     A target out of reach is pulled onto the line to it, so both bones keep their lengths.
     """
     a, b = np.asarray(root, dtype=float), np.asarray(target, dtype=float)
     reach = b - a
-    distance = float(np.clip(np.linalg.norm(reach), abs(upper - lower) + 1e-4, upper + lower - 1e-4))
+    distance = float(
+        np.clip(np.linalg.norm(reach), abs(upper - lower) + 1e-4, upper + lower - 1e-4)
+    )
     # A target at the root has no direction: fold the limb downwards.
-    direction = reach / np.linalg.norm(reach) if np.linalg.norm(reach) > 1e-9 else np.array([0.0, 0.0, -1.0])
+    direction = (
+        reach / np.linalg.norm(reach)
+        if np.linalg.norm(reach) > 1e-9
+        else np.array([0.0, 0.0, -1.0])
+    )
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     aside = float(np.sqrt(max(upper**2 - along**2, 0.0)))
     hint = np.asarray(bend, dtype=float)
@@ -100,7 +108,9 @@ def standing(rng: np.random.Generator, look: Look) -> Pose:
     """At rest: arms down, on the hip, at a phone or at the lift's buttons."""
     h = look.height
     width = 0.055 * h
-    hands = np.array([[0.03 * h, 0.14 * h, 0.44 * h], [0.03 * h, -0.14 * h, 0.44 * h]]) + rng.normal(0, 0.02, (2, 3))
+    hands = np.array(
+        [[0.03 * h, 0.14 * h, 0.44 * h], [0.03 * h, -0.14 * h, 0.44 * h]]
+    ) + rng.normal(0, 0.02, (2, 3))
     kind = rng.random()
     if kind < 0.3:  # looks at a phone
         hands[1] = [0.22 * h, -0.03 * h, 0.68 * h]
@@ -111,7 +121,9 @@ def standing(rng: np.random.Generator, look: Look) -> Pose:
     elif kind < 0.52:  # hands behind
         hands[:, 0] = -0.08 * h
         hands[:, 1] *= 0.3
-    feet = np.array([[rng.normal(0, 0.05), width, 0.045 * h], [rng.normal(0, 0.05), -width, 0.045 * h]])
+    feet = np.array(
+        [[rng.normal(0, 0.05), width, 0.045 * h], [rng.normal(0, 0.05), -width, 0.045 * h]]
+    )
     return Pose(
         np.array([0, 0, 0.515 * h]),
         float(rng.normal(0.04, 0.05)),
@@ -144,15 +156,21 @@ def walking(look: Look, phase: float, *, stride: float = 0.66, hands: Array | No
 def sitting(look: Look, seat_z: float, hands: Array | None = None) -> Pose:
     """On a chair whose seat is `seat_z` metres high."""
     h = look.height
-    feet = np.array([[0.26 * h, 0.06 * h, seat_z - 0.21 * h], [0.26 * h, -0.06 * h, seat_z - 0.21 * h]])
-    lap = np.array([[0.17 * h, 0.08 * h, seat_z + 0.11 * h], [0.17 * h, -0.08 * h, seat_z + 0.11 * h]])
+    feet = np.array(
+        [[0.26 * h, 0.06 * h, seat_z - 0.21 * h], [0.26 * h, -0.06 * h, seat_z - 0.21 * h]]
+    )
+    lap = np.array(
+        [[0.17 * h, 0.08 * h, seat_z + 0.11 * h], [0.17 * h, -0.08 * h, seat_z + 0.11 * h]]
+    )
     return Pose(np.array([0, 0, seat_z + 0.05 * h]), 0.02, feet, lap if hands is None else hands)
 
 
 def riding(look: Look, seat: Array, feet: Array, grips: Array) -> Pose:
     """On a two-wheeler, in the two-wheeler's frame."""
     lean = float(np.clip((grips[:, 0].mean() - seat[0]) * 0.25, 0.02, 0.4))
-    return Pose(seat + np.array([0, 0, 0.05 * look.height]), lean, feet + np.array([0, 0, 0.05]), grips)
+    return Pose(
+        seat + np.array([0, 0, 0.05 * look.height]), lean, feet + np.array([0, 0, 0.05]), grips
+    )
 
 
 def person(look: Look, pose: Pose) -> Mesh:
@@ -166,7 +184,14 @@ def person(look: Look, pose: Pose) -> Mesh:
     # Trunk: pelvis, waist, chest, shoulders. The path runs upwards, so width lies along y.
     mesh.add(
         loft(
-            [hip - up * 0.05 * h, hip + up * 0.02 * h, hip + up * 0.11 * h, hip + up * 0.2 * h, hip + up * 0.27 * h, neck],
+            [
+                hip - up * 0.05 * h,
+                hip + up * 0.02 * h,
+                hip + up * 0.11 * h,
+                hip + up * 0.2 * h,
+                hip + up * 0.27 * h,
+                neck,
+            ],
             np.array([0.085, 0.1, 0.092, 0.105, 0.108, 0.045]) * h * girth,
             np.array([0.06, 0.07, 0.062, 0.07, 0.058, 0.03]) * h * girth,
             look.top,
@@ -200,7 +225,9 @@ def person(look: Look, pose: Pose) -> Mesh:
         toe = np.array([0.055 * h, side * 0.008 * h, -0.022 * h])
         mesh.add(rounded_box(ankle + toe, (0.155 * h, 0.058 * h, 0.045 * h), 0.02 * h, look.shoes))
         shoulder = hip + up * 0.265 * h + np.array([0, side * 0.115 * h * girth, 0])
-        elbow, hand = two_bone(shoulder, pose.hands[i], 0.175 * h, 0.175 * h, [-0.7, side * 0.5, -0.5])
+        elbow, hand = two_bone(
+            shoulder, pose.hands[i], 0.175 * h, 0.175 * h, [-0.7, side * 0.5, -0.5]
+        )
         mesh.add(
             tube(
                 [shoulder - [0, side * 0.03 * h, 0], shoulder, (shoulder + elbow) / 2, elbow, hand],
@@ -220,21 +247,86 @@ def person(look: Look, pose: Pose) -> Mesh:
     radii = np.array([0.06, 0.048, 0.07]) * size
     yaw, pitch = pose.head_yaw, pose.head_pitch
     mesh.add(ellipsoid(center, radii, look.skin, yaw=yaw, pitch=pitch))
-    mesh.add(ellipsoid(center + face * 0.058 * size + [0, 0, -0.008 * size], np.array([0.012, 0.009, 0.014]) * size, look.skin, segments=8, rings=6))
+    mesh.add(
+        ellipsoid(
+            center + face * 0.058 * size + [0, 0, -0.008 * size],
+            np.array([0.012, 0.009, 0.014]) * size,
+            look.skin,
+            segments=8,
+            rings=6,
+        )
+    )
     if look.mask:
         cover = Material((0.75, 0.85, 0.92), 0.8)
-        mesh.add(ellipsoid(center + face * 0.018 * size - [0, 0, 0.024 * size], np.array([0.047, 0.044, 0.038]) * size, cover, yaw=yaw, pitch=pitch))
+        mesh.add(
+            ellipsoid(
+                center + face * 0.018 * size - [0, 0, 0.024 * size],
+                np.array([0.047, 0.044, 0.038]) * size,
+                cover,
+                yaw=yaw,
+                pitch=pitch,
+            )
+        )
     if look.helmet is not None:
-        mesh.add(ellipsoid(center + [0, 0, 0.012 * size], radii * 1.28, look.helmet, yaw=yaw, pitch=pitch, bottom=-0.25))
+        mesh.add(
+            ellipsoid(
+                center + np.array([0, 0, 0.012 * size]),
+                radii * 1.28,
+                look.helmet,
+                yaw=yaw,
+                pitch=pitch,
+                bottom=-0.25,
+            )
+        )
         return mesh
     back = center - face * 0.014 * size + np.array([0, 0, 0.012 * size])
-    mesh.add(ellipsoid(back, radii * [1.02, 1.14, 1.0], look.hair, yaw=yaw, pitch=pitch - 0.35, bottom=-0.35))
+    mesh.add(
+        ellipsoid(
+            back, radii * [1.02, 1.14, 1.0], look.hair, yaw=yaw, pitch=pitch - 0.35, bottom=-0.35
+        )
+    )
     if look.long_hair:
         tail = center - face * 0.05 * size
-        mesh.add(loft([tail + [0, 0, 0.04 * size], tail - [0, 0, 0.03 * size], tail - [0.01, 0, 0.12 * size]], [0.04 * size, 0.05 * size, 0.035 * size], 0.02 * size, look.hair))
+        mesh.add(
+            loft(
+                [
+                    tail + np.array([0, 0, 0.04 * size]),
+                    tail - [0, 0, 0.03 * size],
+                    tail - [0.01, 0, 0.12 * size],
+                ],
+                [0.04 * size, 0.05 * size, 0.035 * size],
+                0.02 * size,
+                look.hair,
+            )
+        )
     if look.cap is not None:
-        mesh.add(ellipsoid(center + [0, 0, 0.02 * size], radii * [1.12, 1.2, 0.95], look.cap, yaw=yaw, pitch=pitch, bottom=0.1))
-        mesh.add(rounded_box(center + face * 0.085 * size + [0, 0, 0.028 * size], (0.06 * size, 0.08 * size, 0.008), 0.004, look.cap, yaw=yaw))
+        mesh.add(
+            ellipsoid(
+                center + np.array([0, 0, 0.02 * size]),
+                radii * [1.12, 1.2, 0.95],
+                look.cap,
+                yaw=yaw,
+                pitch=pitch,
+                bottom=0.1,
+            )
+        )
+        mesh.add(
+            rounded_box(
+                center + face * 0.085 * size + [0, 0, 0.028 * size],
+                (0.06 * size, 0.08 * size, 0.008),
+                0.004,
+                look.cap,
+                yaw=yaw,
+            )
+        )
     if look.backpack is not None:
-        mesh.add(rounded_box(hip + up * 0.17 * h - forward * 0.11 * h * girth, (0.1 * h, 0.18 * h, 0.24 * h), 0.04 * h, look.backpack, pitch=pose.lean))
+        mesh.add(
+            rounded_box(
+                hip + up * 0.17 * h - forward * 0.11 * h * girth,
+                (0.1 * h, 0.18 * h, 0.24 * h),
+                0.04 * h,
+                look.backpack,
+                pitch=pose.lean,
+            )
+        )
     return mesh

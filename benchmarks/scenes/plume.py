@@ -1,8 +1,8 @@
-"""Flame and smoke as a small two-dimensional fluid: hot gas rises, cools, leaves soot, and both are painted on a picture.
+"""Flame and smoke as a small two-dimensional fluid, painted on a picture.
 
-The solver is Stam's stable fluids ("Stable Fluids", SIGGRAPH 1999: semi-Lagrangian advection, projection by FFT) with the
-vorticity confinement of Fedkiw, Stam and Jensen (2001). Pool fires puff at about 1.5/√D Hz (Cetegen and Ahmed 1993); the
-sources' flicker follows that and adds the 1..12 Hz noise that flame detectors look for.
+Hot gas rises, cools and leaves soot. The solver is Stam's stable fluids (SIGGRAPH 1999: semi-Lagrangian advection,
+projection by FFT) with the vorticity confinement of Fedkiw, Stam and Jensen (2001). Pool fires puff at about 1.5/√D Hz
+(Cetegen and Ahmed 1993); the sources follow that and add faster flicker up to 12 Hz.
 """
 
 from __future__ import annotations
@@ -48,7 +48,15 @@ class Plume:
     `heat` and `soot` are (rows, columns) float32 fields, row 0 at the ground.
     """
 
-    def __init__(self, burn: Burn, rng: np.random.Generator, *, cells_per_diameter: int = 22, columns: int = 160, rows: int = 216) -> None:
+    def __init__(
+        self,
+        burn: Burn,
+        rng: np.random.Generator,
+        *,
+        cells_per_diameter: int = 22,
+        columns: int = 160,
+        rows: int = 216,
+    ) -> None:
         self.burn, self._rng = burn, rng
         self.cell_m = burn.diameter_m / cells_per_diameter
         self.width_m, self.height_m = columns * self.cell_m, rows * self.cell_m
@@ -66,7 +74,9 @@ class Plume:
         self._jets = np.linspace(-0.38, 0.38, n) + rng.normal(0, 0.04, n)
         self._phases = rng.uniform(0, 2 * np.pi, (n, 3))
         puff = 1.5 / np.sqrt(burn.diameter_m)
-        self._rates_hz = np.stack([np.full(n, puff), rng.uniform(3, 6, n), rng.uniform(7, 12, n)], 1)
+        self._rates_hz = np.stack(
+            [np.full(n, puff), rng.uniform(3, 6, n), rng.uniform(7, 12, n)], 1
+        )
 
     def _sample(self, field: Field, y: Field, x: Field) -> Field:
         rows, columns = field.shape
@@ -87,14 +97,24 @@ class Plume:
         self.t += dt
         if size > 0.01:
             for offset, phases, rates in zip(self._jets, self._phases, self._rates_hz, strict=True):
-                beat = 0.75 + 0.35 * np.sin(2 * np.pi * rates * self.t + phases) @ np.array([0.6, 0.3, 0.25])
+                beat = 0.75 + 0.35 * np.sin(2 * np.pi * rates * self.t + phases) @ np.array(
+                    [0.6, 0.3, 0.25]
+                )
                 center = columns / 2 + offset * size * burn.diameter_m / cell
                 spread = max(1.2, 0.13 * size * burn.diameter_m / cell)
-                spot = np.exp(-(((self._x[:8] - center) / spread) ** 2) - ((self._y[:8] - 2) / 1.8) ** 2)
+                spot = np.exp(
+                    -(((self._x[:8] - center) / spread) ** 2) - ((self._y[:8] - 2) / 1.8) ** 2
+                )
                 heat = np.float32(beat * burn.heat * min(1.0, 0.4 + size)) * spot
-                self.heat[:8] = np.maximum(self.heat[:8], heat.astype(np.float32) * self._rng.uniform(0.85, 1.15, heat.shape).astype(np.float32))
+                self.heat[:8] = np.maximum(
+                    self.heat[:8],
+                    heat.astype(np.float32)
+                    * self._rng.uniform(0.85, 1.15, heat.shape).astype(np.float32),
+                )
         # Soot forms where gas cools below flame temperature.
-        cooling = np.exp(-dt * (0.75 + 0.9 * self.heat) / np.sqrt(burn.diameter_m)).astype(np.float32)
+        cooling = np.exp(-dt * (0.75 + 0.9 * self.heat) / np.sqrt(burn.diameter_m)).astype(
+            np.float32
+        )
         self.soot += burn.soot * self.heat * (1 - cooling) * 3.5
         self.heat *= cooling
         self.soot *= np.float32(np.exp(-dt * 0.1))
@@ -102,33 +122,50 @@ class Plume:
         self.v += np.float32(dt) * (8.5 * self.heat + 0.9 * self.soot)
         above = np.minimum(self._y / rows * 3, 1.0)
         self.u += (np.float32(burn.wind_m_s) * above - self.u) * np.float32(min(1.0, dt * 0.35))
-        curl = np.gradient(self.v, axis=1) - np.gradient(self.u, axis=0)
-        gy, gx = np.gradient(np.abs(curl))
+        curl = np.asarray(np.gradient(self.v, axis=1)) - np.asarray(np.gradient(self.u, axis=0))
+        gy, gx = (np.gradient(np.abs(curl), axis=axis) for axis in (0, 1))
         length = np.hypot(gx, gy) + np.float32(1e-4)
         self.u += np.float32(dt * 7.0) * (gy / length) * curl
         self.v -= np.float32(dt * 7.0) * (gx / length) * curl
         self._project()
-        back_x, back_y = self._x - self.u * np.float32(dt / cell), self._y - self.v * np.float32(dt / cell)
-        self.u, self.v, self.heat, self.soot = (self._sample(f, back_y, back_x) for f in (self.u, self.v, self.heat, self.soot))
+        back_x, back_y = (
+            self._x - self.u * np.float32(dt / cell),
+            self._y - self.v * np.float32(dt / cell),
+        )
+        self.u, self.v, self.heat, self.soot = (
+            self._sample(f, back_y, back_x) for f in (self.u, self.v, self.heat, self.soot)
+        )
         edge = np.minimum(1.0, np.minimum(self._x, columns - 1 - self._x) / 8.0).astype(np.float32)
         for field in (self.u, self.v, self.heat, self.soot):
-            field *= edge  # the FFT wraps around: nothing may leave at the left and come in at the right
+            field *= (
+                edge  # the FFT wraps around: nothing may leave at the left and come in at the right
+            )
 
     def _project(self) -> None:
-        """Make the flow free of divergence but for the hot gas's expansion; the ground is a wall by mirroring the field below it."""
+        """Make the flow free of divergence but for the gas's expansion; a mirrored field makes the ground a wall."""
         rows = self.u.shape[0]
         u2 = np.concatenate([self.u, self.u[::-1]])
         v2 = np.concatenate([self.v, -self.v[::-1]])
-        divergence = (np.roll(u2, -1, 1) - np.roll(u2, 1, 1) + np.roll(v2, -1, 0) - np.roll(v2, 1, 0)) * 0.5
+        divergence = (
+            np.roll(u2, -1, 1) - np.roll(u2, 1, 1) + np.roll(v2, -1, 0) - np.roll(v2, 1, 0)
+        ) * 0.5
         # Burning gas expands; without it a flat flame is pinched into a thread.
-        divergence -= np.float32(_EXPANSION_HZ) * np.concatenate([self.heat, self.heat[::-1]]) * np.float32(self.cell_m)
-        pressure = np.fft.irfft2(np.fft.rfft2(divergence) * self._inverse, s=divergence.shape).astype(np.float32)
+        divergence -= (
+            np.float32(_EXPANSION_HZ)
+            * np.concatenate([self.heat, self.heat[::-1]])
+            * np.float32(self.cell_m)
+        )
+        pressure = np.fft.irfft2(
+            np.fft.rfft2(divergence) * self._inverse, s=divergence.shape
+        ).astype(np.float32)
         self.u -= ((np.roll(pressure, -1, 1) - np.roll(pressure, 1, 1)) * 0.5)[:rows]
         self.v -= ((np.roll(pressure, -1, 0) - np.roll(pressure, 1, 0)) * 0.5)[:rows]
 
     def glow(self) -> float:
         """Light given off, about 0..1: what flickers on the surroundings."""
-        return float(np.clip(self.heat - 0.25, 0, None).sum() * (self.cell_m / self.burn.diameter_m) ** 2)
+        return float(
+            np.clip(self.heat - 0.25, 0, None).sum() * (self.cell_m / self.burn.diameter_m) ** 2
+        )
 
 
 _EXPANSION_HZ = 3.0
@@ -170,7 +207,9 @@ def paint_plume(
         x0, y0 = base_px[0] - plume.heat.shape[1] / 2 * scale, base_px[1]
         image = Image.fromarray(field)
         matrix = (1 / scale, 0, -x0 / scale, 0, -1 / scale, y0 / scale)
-        return np.asarray(image.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+        return np.asarray(
+            image.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        )
 
     heat, soot = place(plume.heat), place(plume.soot)
     if hidden is not None:
@@ -180,13 +219,18 @@ def paint_plume(
     lit = ambient * tone + 0.02
     glow = np.clip(heat * 1.2, 0, 0.5)[..., None] * np.array([1.0, 0.45, 0.12], np.float32)
     out = picture * (1 - 0.92 * thick[..., None]) + 0.92 * thick[..., None] * (lit + glow)
-    r, g, b, alpha = (np.interp(heat, _RAMP[:, 0], _RAMP[:, k]).astype(np.float32) for k in (1, 2, 3, 4))
+    r, g, b, alpha = (
+        np.interp(heat, _RAMP[:, 0], _RAMP[:, k]).astype(np.float32) for k in (1, 2, 3, 4)
+    )
     flame = np.stack([r, g, b], -1)
     # Flames are clear at their edge and hide what is behind them only in the core.
     out = out * (1 - alpha[..., None] * 0.85) + flame * alpha[..., None]
     # Glare: the lens spreads the light of over-exposed pixels.
     layer = Image.fromarray((np.clip(flame * alpha[..., None], 0, 1) * 255).astype(np.uint8))
-    glare = np.asarray(layer.filter(ImageFilter.GaussianBlur(max(2.0, w / 90)))).astype(np.float32) / 255
+    glare = (
+        np.asarray(layer.filter(ImageFilter.GaussianBlur(max(2.0, w / 90)))).astype(np.float32)
+        / 255
+    )
     out = np.clip(out + 0.35 * glare * (1 - alpha[..., None]), 0, 1).astype(np.float32)
     seen = np.abs(out - picture).max(axis=-1) > 0.05
     return out, alpha > 0.4, (thick > 0.16) & (alpha < 0.4) & seen

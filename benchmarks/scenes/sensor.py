@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ["Sensor", "burn_text", "jpeg"]
+__all__ = ["Sensor", "burn_text", "jpeg", "to_display", "to_linear"]
 
 Picture = NDArray[np.uint8]
 
@@ -56,7 +56,11 @@ class Sensor:
     def expose(self, picture: Picture, rng: np.random.Generator) -> Picture:
         """Apply everything but text and JPEG to an RGB picture (h, w, 3) uint8; returns the same shape."""
         h, w = picture.shape[:2]
-        x = (picture.astype(np.float32) / 255) ** self.gamma * self.gain * np.asarray(self.white_balance, np.float32)
+        x = (
+            (picture.astype(np.float32) / 255) ** self.gamma
+            * self.gain
+            * np.asarray(self.white_balance, np.float32)
+        )
         grey = (x @ np.array([0.3, 0.59, 0.11], np.float32))[..., None]
         x = np.repeat(grey, 3, -1) if self.infrared else grey + (x - grey) * self.saturation
         yy, xx = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
@@ -83,7 +87,9 @@ def burn_text(picture: Picture, lines: tuple[str, ...]) -> Picture:
     draw = ImageDraw.Draw(image)
     size = max(10, image.width // 32)
     font = ImageFont.load_default(size)
-    draw.text((size, size * 0.7), lines[0], font=font, fill="white", stroke_width=1, stroke_fill="black")
+    draw.text(
+        (size, size * 0.7), lines[0], font=font, fill="white", stroke_width=1, stroke_fill="black"
+    )
     for i, line in enumerate(reversed(lines[1:])):
         width = draw.textlength(line, font=font)
         at = (image.width - width - size, image.height - size * (1.9 + 1.3 * i))
@@ -96,3 +102,15 @@ def jpeg(picture: Picture, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return buffer.getvalue()
+
+
+def to_linear(picture: Picture) -> NDArray[np.float32]:
+    """An sRGB picture, 0..255 → linear light, 0..1 (IEC 61966-2-1)."""
+    c = picture.astype(np.float32) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def to_display(light: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Linear light, clipped to 0..1 → sRGB, 0..1."""
+    c = np.clip(light, 0, 1)
+    return np.where(c <= 0.0031308, c * 12.92, 1.055 * c ** (1 / 2.4) - 0.055).astype(np.float32)

@@ -1,6 +1,6 @@
-"""A street seen from a pole: traffic, pavement, riders, a kerb with a no-parking zone; stills and the parking clip.
+"""A street seen from a pole, with a kerb where nobody may stop: stills and the parking clip.
 
-The road runs along x. The pavement is y < 0; the kerb lane (no stopping) spans y 0..2.6, then a lane to +x and one to −x.
+The road runs along x. The pavement is y < 0; the kerb lane spans y 0..2.6, then a lane to +x and one to −x.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.scenes import palette, rides, vehicles
+from benchmarks.scenes import rides, vehicles
 from benchmarks.scenes.artwork import poster
 from benchmarks.scenes.blender import Item, Stage
 from benchmarks.scenes.camera import VEHICLE_CLASSES, Camera, Label, mask_box
@@ -24,7 +24,9 @@ from benchmarks.scenes.sensor import Sensor
 __all__ = ["Street", "build", "clip", "still"]
 
 Picture = NDArray[np.uint8]
-PERSON, BICYCLE, EBIKE, CAR, BUS, TRUCK = (VEHICLE_CLASSES.index(n) for n in ("person", "bicycle", "ebike", "car", "bus", "truck"))
+PERSON, BICYCLE, EBIKE, CAR, BUS, TRUCK = (
+    VEHICLE_CLASSES.index(n) for n in ("person", "bicycle", "ebike", "car", "bus", "truck")
+)
 
 KERB_LANE_M, LANE_M = 2.6, 3.3
 _LANES_Y = (KERB_LANE_M + LANE_M / 2, KERB_LANE_M + LANE_M * 1.5)
@@ -50,9 +52,25 @@ class Street:
         from_left = rng.random() < 0.5
         x = float(rng.uniform(8, 13)) * (-1 if from_left else 1)
         y = float(rng.uniform(-5, -0.5)) if rng.random() < 0.7 else float(rng.uniform(9.5, 12))
-        aim = (float(rng.uniform(-1, 3)) * (1 if from_left else -1), float(rng.uniform(1.5, 4.5)), 0.4)
-        camera = Camera((x, y, float(rng.uniform(3.8, 7.5))), aim, float(rng.uniform(50, 85)), *size, "perspective", float(rng.normal(0, 1.5)))
-        light: tuple[Literal["sun", "overcast", "dusk", "night"], ...] = ("sun", "overcast", "dusk", "night")
+        aim = (
+            float(rng.uniform(-1, 3)) * (1 if from_left else -1),
+            float(rng.uniform(1.5, 4.5)),
+            0.4,
+        )
+        camera = Camera(
+            (x, y, float(rng.uniform(3.8, 7.5))),
+            aim,
+            float(rng.uniform(50, 85)),
+            *size,
+            "perspective",
+            float(rng.normal(0, 1.5)),
+        )
+        light: tuple[Literal["sun", "overcast", "dusk", "night"], ...] = (
+            "sun",
+            "overcast",
+            "dusk",
+            "night",
+        )
         return cls(
             light[int(rng.choice(4, p=[0.4, 0.3, 0.15, 0.15]))], float(rng.uniform(25, 65)), float(rng.uniform(0, 360)),
             (float(rng.uniform(-5, -2)), float(rng.uniform(3, 7))), camera, int(rng.integers(0, 6)),
@@ -94,21 +112,40 @@ def build(stage: Stage, street: Street, rng: np.random.Generator) -> None:
     for x in (a, b):
         ground.add(box([x, KERB_LANE_M / 2, 0.004], [0.12, KERB_LANE_M - 0.3, 0.006], yellow))
     for x in np.arange(a + 0.9, b - 0.5, 1.3):
-        ground.add(box([x, KERB_LANE_M / 2, 0.004], [0.1, KERB_LANE_M * 1.05, 0.006], yellow, yaw=0.65))
+        ground.add(
+            box([x, KERB_LANE_M / 2, 0.004], [0.1, KERB_LANE_M * 1.05, 0.006], yellow, yaw=0.65)
+        )
     for _ in range(int(rng.integers(2, 6))):  # patches and stains
         tone = float(rng.uniform(0.2, 0.36))
-        ground.add(box([rng.uniform(-20, 20), rng.uniform(0.5, _ROAD_M - 1), 0.0025], [rng.uniform(0.6, 4), rng.uniform(0.5, 1.6), 0.002], Material((tone, tone, tone), 0.9)))
+        ground.add(
+            box(
+                [rng.uniform(-20, 20), rng.uniform(0.5, _ROAD_M - 1), 0.0025],
+                [rng.uniform(0.6, 4), rng.uniform(0.5, 1.6), 0.002],
+                Material((tone, tone, tone), 0.9),
+            )
+        )
     stage.scenery(ground)
     town = Mesh()
     for y, away in ((-7.5, -1.0), (_ROAD_M + 6.5, 1.0)):
         x = -50.0
         while x < 50:
             wide, high = float(rng.uniform(7, 16)), float(rng.uniform(4, 16))
-            tone = rng.uniform(0.45, 0.85, 3)
-            tone = tone.mean() + (tone - tone.mean()) * 0.35
-            wall = Material((float(tone[0]), float(tone[1]), float(tone[2])), 0.85, pattern=str(rng.choice(["plain", "bricks", "wall_tiles"])), scale=0.12)
+            bright = rng.uniform(0.45, 0.85, 3)
+            red, green, blue = (
+                bright.mean() + (bright - bright.mean()) * 0.35
+            )  # houses are hardly coloured
+            wall = Material(
+                (float(red), float(green), float(blue)),
+                0.85,
+                pattern=str(rng.choice(["plain", "bricks", "wall_tiles"])),
+                scale=0.12,
+            )
             town.add(box([x + wide / 2, y + away * 3, high / 2], [wide, 6, high], wall))
-            lit = Material((1.0, 0.85, 0.55), 0.5, emission=1.2) if street.daylight in ("dusk", "night") else GLASSY
+            lit = (
+                Material((1.0, 0.85, 0.55), 0.5, emission=1.2)
+                if street.daylight in ("dusk", "night")
+                else GLASSY
+            )
             for wx in np.arange(x + 1, x + wide - 1, 2.4):
                 for wz in np.arange(1.6, high - 1, 3.0):
                     pane = lit if rng.random() < 0.4 else GLASSY
@@ -116,14 +153,28 @@ def build(stage: Stage, street: Street, rng: np.random.Generator) -> None:
             x += wide + float(rng.uniform(0, 2))
     pole = Material((0.35, 0.36, 0.38), 0.5, 0.6)
     for x in (-18.0, -1.5, 15.0):
-        town.add(tube([[x, _ROAD_M + 0.6, 0], [x, _ROAD_M + 0.6, 6.2], [x, _ROAD_M - 1.2, 6.5]], 0.07, pole))
+        town.add(
+            tube(
+                [[x, _ROAD_M + 0.6, 0], [x, _ROAD_M + 0.6, 6.2], [x, _ROAD_M - 1.2, 6.5]],
+                0.07,
+                pole,
+            )
+        )
         if street.daylight in ("dusk", "night"):
-            town.add(box([x, _ROAD_M - 1.2, 6.44], [0.5, 0.3, 0.06], Material((1, 0.85, 0.6), 0.5, emission=8.0)))
+            town.add(
+                box(
+                    [x, _ROAD_M - 1.2, 6.44],
+                    [0.5, 0.3, 0.06],
+                    Material((1, 0.85, 0.6), 0.5, emission=8.0),
+                )
+            )
             stage.area_light((x, _ROAD_M - 1.2, 6.4), (0.5, 0.3), 700, (1.0, 0.82, 0.58))
     for _ in range(street.trees):
         side = -1.4 if rng.random() < 0.6 else _ROAD_M + 1.4
         x = float(rng.uniform(-14, 16))
-        if np.hypot(x - street.camera.location[0], side - street.camera.location[1]) > 7:  # never before the lens
+        if (
+            np.hypot(x - street.camera.location[0], side - street.camera.location[1]) > 7
+        ):  # never before the lens
             town.extend(_tree(rng, x, side))
     if rng.random() < 0.5:  # railing along the pavement
         x0, x1 = sorted(rng.uniform(-25, 20, 2))
@@ -135,7 +186,11 @@ def build(stage: Stage, street: Street, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(1, 4))):
         x, z = float(rng.uniform(-15, 15)), 2.2
         y = _ROAD_M + 6.4
-        stage.picture(np.array([[x, y, z], [x + 2.4, y, z], [x + 2.4, y, z + 1.2], [x, y, z + 1.2]]), poster(rng, width=240, height=120), emission=0.3)
+        stage.picture(
+            np.array([[x, y, z], [x + 2.4, y, z], [x + 2.4, y, z + 1.2], [x, y, z + 1.2]]),
+            poster(rng, width=240, height=120),
+            emission=0.3,
+        )
     if street.daylight == "sun":
         stage.sky((0.75, 0.86, 1.0), 1.1)
         stage.sun(street.sun_elevation_deg, street.sun_azimuth_deg, 4.2, (1.0, 0.95, 0.87))
@@ -171,25 +226,61 @@ def _traffic(stage: Stage, street: Street, rng: np.random.Generator) -> None:
             if any(oy == y and abs(ox - x) < oh + thing.length / 2 + 0.6 for oy, ox, oh in slots):
                 continue
             slots.append((y, x, thing.length / 2))
-            stage.add(thing.mesh.moved(placement(x=x, y=y + float(rng.normal(0, 0.15)), yaw=heading + float(rng.normal(0, 0.03)))), class_id)
+            stage.add(
+                thing.mesh.moved(
+                    placement(
+                        x=x,
+                        y=y + float(rng.normal(0, 0.15)),
+                        yaw=heading + float(rng.normal(0, 0.03)),
+                    )
+                ),
+                class_id,
+            )
     for _ in range(int(rng.integers(0, 5))):
         look = Look.draw(rng, child=bool(rng.random() < 0.12))
-        y = float(rng.choice([rng.uniform(-4, -0.7), rng.uniform(_ROAD_M + 0.8, _ROAD_M + 4), rng.uniform(0.5, _ROAD_M)], p=[0.6, 0.25, 0.15]))
+        y = float(
+            rng.choice(
+                [
+                    rng.uniform(-4, -0.7),
+                    rng.uniform(_ROAD_M + 0.8, _ROAD_M + 4),
+                    rng.uniform(0.5, _ROAD_M),
+                ],
+                p=[0.6, 0.25, 0.15],
+            )
+        )
         z = 0.0 if 0 < y < _ROAD_M else 0.12
         pose = walking(look, float(rng.random())) if rng.random() < 0.7 else standing(rng, look)
         yaw = float(rng.choice([0, np.pi]) + rng.normal(0, 0.4))
-        stage.add(person(look, pose).moved(placement(x=float(rng.uniform(-9, 9)), y=y, z=z, yaw=yaw)), PERSON)
+        stage.add(
+            person(look, pose).moved(placement(x=float(rng.uniform(-9, 9)), y=y, z=z, yaw=yaw)),
+            PERSON,
+        )
     for _ in range(int(rng.integers(0, 4))):
         if rng.random() < 0.55:  # parked two-wheelers
             electric = rng.random() < 0.65
             ride = rides.ebike(rng) if electric else rides.bicycle(rng)
-            at = placement(x=float(rng.uniform(-8, 8)), y=float(rng.uniform(-2.2, -0.9)), z=0.12, yaw=float(rng.normal(1.57, 0.4)), roll=0.08)
+            at = placement(
+                x=float(rng.uniform(-8, 8)),
+                y=float(rng.uniform(-2.2, -0.9)),
+                z=0.12,
+                yaw=float(rng.normal(1.57, 0.4)),
+                roll=0.08,
+            )
             stage.add(ride.mesh.moved(at), EBIKE if electric else BICYCLE)
         else:
-            _rider(stage, rng, float(rng.uniform(-9, 9)), float(rng.uniform(0.4, _ROAD_M - 0.6)), float(rng.choice([0, np.pi])), dark)
+            _rider(
+                stage,
+                rng,
+                float(rng.uniform(-9, 9)),
+                float(rng.uniform(0.4, _ROAD_M - 0.6)),
+                float(rng.choice([0, np.pi])),
+                dark,
+            )
 
 
-def _rider(stage: Stage, rng: np.random.Generator, x: float, y: float, heading: float, dark: bool) -> None:
+def _rider(
+    stage: Stage, rng: np.random.Generator, x: float, y: float, heading: float, dark: bool
+) -> None:
     electric = rng.random() < 0.75
     ride = rides.ebike(rng, lamp_on=dark) if electric else rides.bicycle(rng)
     look = Look.draw(rng, helmet=bool(rng.random() < 0.5))
@@ -198,7 +289,9 @@ def _rider(stage: Stage, rng: np.random.Generator, x: float, y: float, heading: 
     stage.add(person(look, riding(look, ride.seat, ride.feet, ride.grips)).moved(at), PERSON)
 
 
-def still(seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6) -> tuple[Picture, list[Label], Sensor]:
+def still(
+    seed: int, *, size: tuple[int, int] = (448, 252), samples: int = 6
+) -> tuple[Picture, list[Label], Sensor]:
     """One training picture as rendered (h, w, 3), its labels, and the camera to degrade it with."""
     rng = np.random.default_rng([seed, 12])
     street = Street.draw(seed, size=size)
@@ -281,13 +374,17 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
                 x = _STOP_X - 30.0 * (1 - s) ** 2  # constant braking
                 shift = ease(t, _PULLS_OVER_S, _STANDS_S - 0.6)
                 y = _LANES_Y[0] + (1.25 - _LANES_Y[0]) * shift
-                turn = ease(t, _PULLS_OVER_S, _STANDS_S - 1.2) - ease(t, _STANDS_S - 1.6, _STANDS_S - 0.3)
+                turn = ease(t, _PULLS_OVER_S, _STANDS_S - 1.2) - ease(
+                    t, _STANDS_S - 1.6, _STANDS_S - 0.3
+                )
                 offender.place(placement(x=x, y=y, yaw=-0.16 * turn))
                 moving.append(offender)
                 base = empty
             else:
                 if parked is None:
-                    parked = stage.render_over(empty, camera.frame_box([offender.mesh], 2 * _MARGIN_PX))
+                    parked = stage.render_over(
+                        empty, camera.frame_box([offender.mesh], 2 * _MARGIN_PX)
+                    )
                     for item in moving:
                         parked = _erase(stage, parked, item, away, camera)
                 base = parked
@@ -301,11 +398,23 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
 
     a, b = street.zone_x
     zone = camera.relative([[a, 0.1, 0], [a, KERB_LANE_M, 0], [b, KERB_LANE_M, 0], [b, 0.1, 0]])
-    sensor = replace(Sensor.draw(rng), gain=1.1, gamma=0.95, saturation=0.9, infrared=False, vignette=0.15, blur_px=0.5, sharpen=0.6, noise=1.2)
+    sensor = replace(
+        Sensor.draw(rng),
+        gain=1.1,
+        gamma=0.95,
+        saturation=0.9,
+        infrared=False,
+        vignette=0.15,
+        blur_px=0.5,
+        sharpen=0.6,
+        noise=1.2,
+    )
     return Clip("illegal_parking", seed, fps, {"no_parking": zone}, frames, events, sensor)
 
 
-def _erase(stage: Stage, picture: Picture, item: Item, away: NDArray[np.float64], camera: Camera) -> Picture:
+def _erase(
+    stage: Stage, picture: Picture, item: Item, away: NDArray[np.float64], camera: Camera
+) -> Picture:
     """`picture` without a passer-by, who stays where he was on the stage."""
     region, here = camera.frame_box([item.mesh], 2 * _MARGIN_PX), item.object.matrix_world.copy()
     mesh = item.mesh
@@ -315,17 +424,27 @@ def _erase(stage: Stage, picture: Picture, item: Item, away: NDArray[np.float64]
     return out
 
 
-def _merged(boxes: list[tuple[float, float, float, float]]) -> list[tuple[float, float, float, float]]:
+def _merged(
+    boxes: list[tuple[float, float, float, float]],
+) -> list[tuple[float, float, float, float]]:
     """Boxes with those that overlap joined, so that nothing is rendered twice or cut."""
     out: list[tuple[float, float, float, float]] = []
-    for box in boxes:
-        joined = box
+    for joined in boxes:
         while True:
-            touching = [o for o in out if o[0] < joined[2] and joined[0] < o[2] and o[1] < joined[3] and joined[1] < o[3]]
+            touching = [
+                o
+                for o in out
+                if o[0] < joined[2] and joined[0] < o[2] and o[1] < joined[3] and joined[1] < o[3]
+            ]
             if not touching:
                 break
             out = [o for o in out if o not in touching]
             every = [joined, *touching]
-            joined = (min(o[0] for o in every), min(o[1] for o in every), max(o[2] for o in every), max(o[3] for o in every))
+            joined = (
+                min(o[0] for o in every),
+                min(o[1] for o in every),
+                max(o[2] for o in every),
+                max(o[3] for o in every),
+            )
         out.append(joined)
     return out
