@@ -416,6 +416,15 @@ class Store:
         """Tickets that nobody has disposed of, the newest first."""
         return self.tickets(states=OPEN_STATES)
 
+    def open_evidence(self) -> set[str]:
+        """Paths of the evidence of all open tickets, of which there may be thousands: never all in memory at once."""
+        paths: set[str] = set()
+        query = sa.select(_tickets.c.document).where(_tickets.c.state.in_(sorted(OPEN_STATES)))
+        with self._mapped(), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=100).execute(query):
+                paths.update(item["path"] for item in json.loads(row.document)["evidence"])
+        return paths
+
     def events(self, ticket_id: str) -> list[Event]:
         """The ticket's audit trail, the oldest first."""
         rows = self._read(

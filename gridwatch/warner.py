@@ -2,11 +2,12 @@
 
 Analysis must not wait for a disk, so it hands over and goes on. The order of the queue is the order of the store: a
 checkpoint of the rules never overtakes the ticket of an alarm that it already calls raised.
+
+Clips are cut by a thread of their own: where heads are blurred, one takes longer than the next fire may wait.
 """
 
 from __future__ import annotations
 
-import heapq
 import queue
 import threading
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ class _Snapshots:
         return self.states[camera_id]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _ClipTask:
     give_up_s: float
     camera_id: str
@@ -149,6 +150,9 @@ class Warner:
         self.fault: StoreError | None = None
         self._queue: queue.Queue[_Job | None] = queue.Queue()
         self._clips: list[_ClipTask] = []
+        self._clips_lock = threading.Lock()
+        self._clips_end = threading.Event()
+        self._cutting: set[str] = set()  # a clip that may be on the disk and not yet in its ticket
         self._stored_states: dict[str, dict[str, Json]] = {}
         self._stored_scenarios: dict[tuple[str, str], dict[str, Json]] = {}
         self._scenarios_due_s = 0.0
@@ -156,12 +160,14 @@ class Warner:
         self._trim_due_s = 0.0
         self._finish_clips = False
         self._thread = threading.Thread(target=self._run, name="warner", daemon=True)
+        self._cutter = threading.Thread(target=self._tend_clips, name="clips", daemon=True)
 
     # For the analysis thread
 
     def start(self) -> None:
         """Begin to store."""
         self._thread.start()
+        self._cutter.start()
 
     def take(self, outcome: Outcome) -> None:
         """Take what one frame led to; returns at once."""
@@ -191,7 +197,7 @@ class Warner:
             self._queue.put(_Job(t, None, (), _Snapshots(states), scenarios))
 
     def close(self, timeout_s: float, *, finish_clips: bool = False) -> None:
-        """Store what waits and end the thread within `timeout_s` seconds.
+        """Store what waits and end the threads within `timeout_s` seconds.
 
         Args:
             timeout_s: What is not stored by then is seen again after the next start: its dwell was stored before.
@@ -203,7 +209,10 @@ class Warner:
             self._queue.put(_Job(self._clock.now(), None, (), _Snapshots({}), scenarios))
         self._finish_clips = finish_clips
         self._queue.put(None)
+        end_s = self._clock.monotonic() + timeout_s
         self._thread.join(timeout_s)
+        self._clips_end.set()
+        self._cutter.join(max(0.2, end_s - self._clock.monotonic()))
 
     # Inside
 
@@ -242,19 +251,28 @@ class Warner:
                         break
                     self._store_job(job)
                 self._chores()
-            self._cut_clips(last=self._finish_clips)
         except StoreError as error:
             self.fault = error
         except Exception as error:
             log.exception("warn stage failed")
             self.fault = StoreError(f"warn stage: {type(error).__name__}: {error}")
 
+    def _tend_clips(self) -> None:
+        try:
+            while not self._clips_end.wait(IDLE_S):
+                self._cut_clips()
+            self._cut_clips(last=self._finish_clips)
+        except StoreError as error:
+            self.fault = error
+        except Exception as error:
+            log.exception("cutting clips failed")
+            self.fault = StoreError(f"clips: {type(error).__name__}: {error}")
+
     def _chores(self) -> None:
         now_s = self._clock.monotonic()
         if now_s >= self._advance_due_s:
             self._advance_due_s = now_s + ADVANCE_S
             self._note(self.desk.advance(self._clock.now()), None)
-        self._cut_clips()
         if now_s >= self._trim_due_s:
             self._trim_due_s = now_s + TRIM_S
             self._store.trim(self._clock.now(), decisions_s=self._keep_s, disposed_s=self._keep_s)
@@ -293,16 +311,15 @@ class Warner:
             reader = self._readers.get(ticket.camera.id)
             if reader is not None and reader.ring is not None and ticket.scenario != HEALTH:
                 raised_t = seconds(ticket.warn.raised)
-                heapq.heappush(
-                    self._clips,
-                    _ClipTask(
-                        self._clock.monotonic() + self._settings.post_roll + CLIP_GRACE_S,
-                        ticket.camera.id,
-                        ticket.id,
-                        raised_t - self._settings.pre_roll,
-                        raised_t + self._settings.post_roll,
-                    ),
+                task = _ClipTask(
+                    self._clock.monotonic() + self._settings.post_roll + CLIP_GRACE_S,
+                    ticket.camera.id,
+                    ticket.id,
+                    raised_t - self._settings.pre_roll,
+                    raised_t + self._settings.post_roll,
                 )
+                with self._clips_lock:
+                    self._clips.append(task)
 
     def _picture(self, frame: Frame, news: Sequence[Change]) -> Picture | None:
         camera_id = frame.camera_id
@@ -329,8 +346,10 @@ class Warner:
     def _cut_clips(self, *, last: bool = False) -> None:
         """Cut the clips whose post-roll has been recorded (all of them when `last`)."""
         now_s = self._clock.monotonic()
+        with self._clips_lock:
+            tasks, self._clips = self._clips, []
         waiting: list[_ClipTask] = []
-        for task in self._clips:
+        for task in tasks:
             reader = self._readers[task.camera_id]
             span = reader.ring.span if reader.ring is not None else None
             recorded = span is not None and span[1] >= task.t_to
@@ -338,17 +357,23 @@ class Warner:
                 self._cut_clip(task, reader)
             else:
                 waiting.append(task)
-        self._clips = waiting
+        with self._clips_lock:
+            self._clips += waiting
 
     def _cut_clip(self, task: _ClipTask, reader: CameraReader) -> None:
         if reader.ring is None or reader.ring.span is None:
             return
         privacy = self._privacy[task.camera_id]
-        path = self._evidence.clip_path(task.camera_id, task.t_from, task.ticket_id)
+
+        def burn(image: Image) -> Image:
+            if self._clips_end.is_set() and not self._finish_clips:
+                raise EvidenceError("the daemon ends")
+            return privacy.burn(image)
+
         try:
-            clip = reader.ring.clip(
-                task.t_from, task.t_to, path, privacy.burn if privacy.active else None
-            )
+            path = self._evidence.clip_path(task.camera_id, task.t_from, task.ticket_id)
+            self._cutting = {path.relative_to(self._evidence.folder).as_posix()}
+            clip = reader.ring.clip(task.t_from, task.t_to, path, burn if privacy.active else None)
             evidence = self._evidence.clip(path, clip.t_from, clip.t_to)
         except EvidenceError as error:
             log.error("ticket has no clip", ticket=task.ticket_id, reason=str(error))
@@ -356,7 +381,8 @@ class Warner:
         self.desk.attach_evidence(task.ticket_id, [evidence], self._clock.now())
 
     def _open_paths(self) -> set[str]:
-        return {item.path for ticket in self._store.open_tickets() for item in ticket.evidence}
+        cutting = self._cutting  # before the tickets are read: by then it may be in one of them
+        return cutting | self._store.open_evidence()
 
     def _describe(self, change: Change) -> Description:
         camera = self._cameras[change.key.camera_id]
