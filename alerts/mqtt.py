@@ -306,7 +306,8 @@ class Publisher:
                 self._rewind()
                 self._closing.wait(STORE_RETRY_S)
             if self._closing.is_set() and (
-                not self._connection.connected.is_set() or not self._status_in_flight
+                not self._connection.connected.is_set()
+                or not (self._status_in_flight or self._stale)
             ):
                 return
 
@@ -425,7 +426,9 @@ class Publisher:
         if self._new_rows.is_set():
             self._new_rows.clear()
             self._exhausted = False
-        window = 1 if self._cautious else self._connection.receive_maximum
+        # What the broker takes at a time counts statuses too: some hang up on one message more.
+        room = self._connection.receive_maximum - len(self._status_in_flight)
+        window = min(1, room) if self._cautious else room
         while True:
             self._send_buffered(window)
             full = len(self._in_flight) >= window or len(self._buffer) >= FETCH_ROWS
@@ -496,9 +499,11 @@ class Publisher:
         self._wake.set()
 
     def _send_statuses(self) -> None:
+        flying = len(self._in_flight) + len(self._status_in_flight)
+        room = max(0, self._connection.receive_maximum - flying)
         with self._status_lock:
-            waiting = {topic: self._statuses[topic] for topic in sorted(self._stale)}
-            self._stale.clear()
+            waiting = {topic: self._statuses[topic] for topic in sorted(self._stale)[:room]}
+            self._stale -= waiting.keys()
         for topic, payload in waiting.items():
             token = self._connection.publish(topic, payload, qos=1, retain=True)
             if token is None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -376,6 +377,43 @@ def test_camera_status_latest_wins_and_comes_again_after_a_reconnect(
     assert json.loads(broker.retained(STATUS)[STATUS])["status"] == "online"
     assert store.pending_count() == 0, "statuses are not durable"
     publisher.close()
+
+
+class NarrowConnection:
+    """Takes everything, and counts what it has not acknowledged yet."""
+
+    receive_maximum, maximum_packet, number = 10, 1 << 20, 1
+
+    def __init__(self) -> None:
+        self.connected = threading.Event()
+        self.connected.set()
+        self.waiting: list[tuple[int, int]] = []
+        self.topics: list[str] = []
+
+    def publish(self, topic: str, *_: object, **__: object) -> tuple[int, int]:
+        token = (1, len(self.topics))
+        self.topics.append(topic)
+        self.waiting.append(token)
+        return token
+
+
+def test_statuses_and_rows_together_stay_within_the_brokers_window(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = Publisher(settings(1), store, TOPICS, HOST)
+    connection = NarrowConnection()
+    monkeypatch.setattr(publisher, "_connection", connection)
+    put(store, *[event(n) for n in range(30)])
+    for n in range(30):
+        publisher.publish_status(f"cam-{n}", {"state": "running"})
+    for _ in range(200):
+        publisher._step()
+        assert len(connection.waiting) <= connection.receive_maximum
+        if not connection.waiting:
+            break
+        publisher._on_acknowledged(connection.waiting.pop(0), None)
+    assert len(connection.topics) == len({*connection.topics}) + 29, "30 statuses, 30 events"
+    assert store.pending_count() == 0
 
 
 def test_an_actuation_goes_now_or_never(store: Store, broker: Broker) -> None:
