@@ -73,7 +73,16 @@ class DispatchSettings(Settings):
 
     def problem(self, grid: str) -> str | None:
         """What is wrong with a camera's grid, in words; None if nothing is."""
-        if not grid or not self.grids:
+        if not grid:
+            return None
+        try:
+            for level in grid.split("/"):
+                _check_level(level)
+        except ValueError:  # it becomes part of a topic: better said now than at the first alarm
+            return (
+                f"found {grid!r}, expected a path of names without '+' and '#', such as town/12/3"
+            )
+        if not self.grids:
             return None
         known = self.paths()
         if grid in known:

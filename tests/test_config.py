@@ -78,12 +78,18 @@ def test_defaults_hold_until_a_camera_says_otherwise(tmp_path: Path) -> None:
     assert config.camera("a").scenarios["fire"].raise_after == 7
     assert config.camera("b").scenarios["fire"].raise_after == 1
     assert config.camera("b").scenarios["fire"].cooldown == 300
-    assert (config.camera("a").stream.transport, config.camera("b").stream.transport) == ("udp", "tcp")
+    assert (config.camera("a").stream.transport, config.camera("b").stream.transport) == (
+        "udp",
+        "tcp",
+    )
 
 
 def test_two_streams(tmp_path: Path) -> None:
     config = load(
-        tmp_path, MINIMAL.replace("url: rtsp://10.0.0.1/stream", "streams: {detect: rtsp://h/2, record: rtsp://h/1}")
+        tmp_path,
+        MINIMAL.replace(
+            "url: rtsp://10.0.0.1/stream", "streams: {detect: rtsp://h/2, record: rtsp://h/1}"
+        ),
     )
     assert config.camera("cam-1").stream.analysed_url == "rtsp://h/2"
     assert config.camera("cam-1").stream.recorded_url == "rtsp://h/1"
@@ -177,7 +183,20 @@ def test_a_missing_or_foreign_file(tmp_path: Path) -> None:
 
 
 def test_an_error_never_shows_a_secret(tmp_path: Path) -> None:
-    text = MINIMAL.replace("rtsp://10.0.0.1/stream", "'rtsp://admin:hunter2@10.0.0.1/x'\n    loop: true")
+    text = MINIMAL.replace(
+        "rtsp://10.0.0.1/stream", "'rtsp://admin:hunter2@10.0.0.1/x'\n    loop: true"
+    )
     assert "hunter2" not in problem(tmp_path, text)
     text = MINIMAL + "broker: {password: [hunter2]}\n"
     assert "hunter2" not in problem(tmp_path, text)
+
+
+@pytest.mark.parametrize("grid", ["a+b", "town//3", "/town", "town/#"])
+def test_a_grid_that_cannot_be_a_topic_is_said_at_once(tmp_path: Path, grid: str) -> None:
+    file = tmp_path / "cameras.yaml"
+    file.write_text(
+        f"site: {{id: demo}}\ncameras: [{{id: gate, url: rtsp://h/1, grid: '{grid}'}}]\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match=r"cameras.yaml:2: cameras\[0\]\.grid: found"):
+        load_config(file, {})
