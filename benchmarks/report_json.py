@@ -45,7 +45,12 @@ def document(evaluation: Evaluation, wall_s: float) -> dict[str, Any]:
     options = evaluation.options
     headline = evaluation.headline
     clips = [_clip(outcome) for outcome in evaluation.clips]
-    config = [(clip["name"], clip["camera"]) for clip in clips]
+    site = evaluation.cameras.config
+    config = {
+        "timezone": site.site.timezone,
+        "providers": list(site.runtime.providers),
+        "clips": {clip["name"]: clip["camera"] for clip in clips},
+    }
     return {
         "schema": SCHEMA,
         "verdict": None

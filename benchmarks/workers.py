@@ -99,6 +99,10 @@ class Workers:
                 worker.process.join()
         self._workers.clear()
 
+    def processes(self) -> list[int]:
+        """Identifiers of the processes that live."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Report]]:
         """Deal with `tasks` in order, several at a time; gives progress and outcomes as they come.
 
@@ -108,15 +112,18 @@ class Workers:
         while True:
             while len(self._workers) < min(self._count, len(waiting) + self._busy()):
                 self._workers.append(self._start())
-            for worker in self._workers:
+            for worker in list(self._workers):
                 if worker.task is None and waiting:
-                    worker.task = waiting.pop()
-                    worker.heard_s = time.monotonic()
-                    worker.connection.send(worker.task)
+                    if self._give(worker, waiting[-1]):
+                        waiting.pop()
+                    else:
+                        self._bury(worker)  # it died idle; the next turn starts another
             busy = {
                 worker.connection: worker for worker in self._workers if worker.task is not None
             }
             if not busy:
+                if waiting:
+                    continue
                 return
             for ready in wait(list(busy), timeout=1.0):
                 if isinstance(ready, Connection):
@@ -138,6 +145,15 @@ class Workers:
         process.start()
         theirs.close()  # then the pipe ends when the process does
         return _Worker(process, ours)
+
+    def _give(self, worker: _Worker, task: Task) -> bool:
+        """Hand a task to an idle worker; False if it is no more."""
+        try:
+            worker.connection.send(task)
+        except OSError:
+            return False
+        worker.task, worker.heard_s = task, time.monotonic()
+        return True
 
     def _hear(self, worker: _Worker) -> tuple[Task, Report]:
         task = worker.task

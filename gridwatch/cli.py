@@ -294,7 +294,9 @@ def benchmark(
     ] = None,
     gate: Annotated[
         GateChoice | None,
-        typer.Option(help="End with status 1 unless all clips are scored and the verdict is this."),
+        typer.Option(
+            help="End with status 1 unless all clips are scored and the verdict is at least this."
+        ),
     ] = None,
 ) -> None:
     """What share of our alarms is true, and how sure are we? Labelled clips through the daemon's engine.
