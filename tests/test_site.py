@@ -478,13 +478,26 @@ def test_what_is_wrong_is_said_in_a_line_and_the_rest_goes_on(
                 extra=[f"listener {plain} 127.0.0.1"],
             ):
                 collector = Collector(plain, f"{PREFIX}/#", client_id="plain")
+                inbox = Inbox(collector)
                 try:
-                    assert_same(daemon, Inbox(collector))
+                    assert_same(daemon, inbox)
+                    ended = inbox.wait_status("text", lambda s: s["state"] == "ended")
+                    assert str(text) in ended["reason"]
+                    faults = inbox.wait_status("smoke", lambda s: s["faults"])["faults"]
+                    assert "fire" in faults
+                    assert inbox.wait_status("good", lambda s: s["state"] == "running")
                 finally:
                     collector.close()
             status, seconds = daemon.stop()
             assert (status, seconds < 5.0) == (0, True), seconds
             assert "Traceback" not in daemon.log()
+            for camera_id in ("locked", "text"):
+                said = [
+                    entry
+                    for entry in map(json.loads, daemon.log().splitlines())
+                    if entry.get("camera") == camera_id and entry["level"] in ("warning", "error")
+                ]
+                assert len(said) == 1, said
             assert_silent_about([CAMERA_PASSWORD], daemon.state, daemon.log())
 
 

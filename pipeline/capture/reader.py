@@ -323,7 +323,8 @@ class CameraReader:
         if (state, reason) == (self._state, self._reason) and state is not ReaderState.CONNECTING:
             return
         self._state, self._reason = state, reason
-        if state is ReaderState.BACKING_OFF and not self._failing:
+        lost = state is ReaderState.BACKING_OFF or (state is ReaderState.ENDED and reason != "")
+        if lost and not self._failing:
             self._failing = True
             log.warning("camera lost", camera=self.camera_id, reason=reason)
         elif state is ReaderState.RUNNING and self._failing:
