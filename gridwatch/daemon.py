@@ -129,6 +129,10 @@ class CrashNotes:
         text = name.encode()[: MAP_BYTES - 1] + b"\n"
         self._map[: len(text)] = text
 
+    def failed(self) -> None:
+        """The calling thread is about to end the engine by an exception, for which it is to blame as for a crash."""
+        self.report.write_text(f"Current thread 0x{threading.get_ident():016x} (exception)\n")
+
     def culprit(self) -> str | None:
         """The camera whose thread crashed, read from the last report; ``@together`` for several, None for none."""
         try:

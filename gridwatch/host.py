@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -198,8 +199,6 @@ class Host:
                 reader.quarantine(self._quarantined[camera.id])
                 continue
             reader.start()
-            if reader.ident is not None:
-                self._notes.thread_runs(reader.ident, camera.id)
         log.info(
             "running",
             site=self.config.site.id,
@@ -209,7 +208,7 @@ class Host:
         try:
             self._loop(stop, beat)
         finally:
-            self._end()
+            self._end(patient=self._once and not stop.is_set())
 
     def _loop(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         chores_s = 0.0
@@ -228,7 +227,12 @@ class Host:
                 self._ready.wait(0.1)
                 self._ready.clear()
                 continue
-            outcomes = self.engine.step(frames)
+            try:
+                outcomes = self.engine.step(frames)
+            except Exception:
+                with contextlib.suppress(OSError):
+                    self._notes.failed()
+                raise
             self._notes.analysing(())
             for outcome in outcomes:
                 self.warner.take(outcome)
@@ -295,16 +299,16 @@ class Host:
         }
         self.publisher.publish_status(camera_id, status)
 
-    def _end(self) -> None:
+    def _end(self, *, patient: bool) -> None:
         """Stop in the order in which data flows, so that nothing that was seen is lost."""
-        end_s = self._clock.monotonic() + (ONCE_END_S if self._once else END_S)
+        end_s = self._clock.monotonic() + (ONCE_END_S if patient else END_S)
 
         def left_s(share: float) -> float:
             return max(0.2, share * (end_s - self._clock.monotonic()))
 
         for reader in self.readers.values():
             threading.Thread(target=reader.stop, daemon=True).start()
-        self.warner.close(left_s(0.6), finish_clips=self._once)
+        self.warner.close(left_s(0.6), finish_clips=patient)
         self.publisher.flush(left_s(0.5))
         self.publisher.close(left_s(0.5))
         if self._evidence_server is not None:
@@ -326,8 +330,16 @@ class Host:
             clock=self._clock,
             ring=ring,
             on_frame=lambda _reader: self._ready.set(),
-            on_state=lambda _state, _reason, _t: self._ready.set(),
+            on_state=partial(self._on_state, camera.id),
         )
+
+    def _on_state(self, camera_id: str, state: ReaderState, _reason: str, _t: float) -> None:
+        if (
+            state is ReaderState.CONNECTING
+        ):  # on the reader's thread, before it opens what may crash it
+            with contextlib.suppress(OSError):  # on a full disk a camera still runs
+                self._notes.thread_runs(threading.get_ident(), camera_id)
+        self._ready.set()
 
     def _readings(self) -> list[Reading]:
         readings: list[Reading] = []

@@ -102,6 +102,16 @@ def test_a_crash_outside_any_camera_blames_none(tmp_path: Path) -> None:
     assert notes.culprit() == "cam-7"
 
 
+def test_an_exception_in_the_analysis_is_blamed_like_a_crash(tmp_path: Path) -> None:
+    notes = CrashNotes(tmp_path)
+    notes.analysing(["cam-7"])
+    notes.failed()
+    assert notes.culprit() == "cam-7"
+    notes.analysing(())
+    notes.failed()
+    assert notes.culprit() is None
+
+
 def test_sigterm_ends_engine_and_daemon(tmp_path: Path) -> None:
     started = threading.Event()
     watch = supervisor(tmp_path, crashes=0, then="stay")
