@@ -272,7 +272,8 @@ def benchmark(
         Path | None,
         typer.Option(
             metavar="CAMERAS_YAML",
-            help="Camera settings for clips that bring none; a camera's url is a clip or a pattern such as fire/*.mp4.",
+            help="Camera settings for clips that bring none, by default cameras.yaml in the folder; "
+            "a camera's url is a clip or a pattern such as fire/*.mp4.",
         ),
     ] = None,
     target: Annotated[

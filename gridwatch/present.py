@@ -24,6 +24,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "camera": ("摄像机", "camera"),
     "capture": ("采集", "Capture"),
     "cleared": ("现场已恢复", "condition cleared"),
+    "clip": ("录像", "clip"),
     "confidence": ("置信度", "confidence"),
     "confirmed": ("属实", "confirmed"),
     "critical": ("紧急", "critical"),
@@ -88,8 +89,10 @@ def say(word: str, language: Language) -> str:
     return word if pair is None else pair[0 if language == "zh" else 1]
 
 
-def ticket_line(ticket: Ticket, language: Language, zone: tzinfo) -> Text:
-    """One line of the feed."""
+def ticket_line(
+    ticket: Ticket, language: Language, zone: tzinfo, before: Ticket | None = None
+) -> Text:
+    """One line of the feed; against the version `before`, it says what is new when nobody's action is."""
     line = Text()
     line.append(ticket.updated.astimezone(zone).strftime("%H:%M:%S "), style="dim")
     line.append(f" {say(ticket.severity, language)} ", style=_SEVERITY_STYLE[ticket.severity])
@@ -104,6 +107,12 @@ def ticket_line(ticket: Ticket, language: Language, zone: tzinfo) -> Text:
         line.append(f" ({say(ticket.condition, language)})", style="dim")
     line.append(f"  {ticket.analyse.confidence:.0%}", style="cyan")
     line.append(f"  …{ticket.id[-6:]} v{ticket.version}", style="dim")
+    if before is not None and len(ticket.evidence) > len(before.evidence):
+        line.append(f"  + {say(ticket.evidence[-1].kind, language)}", style="dim")
+    elif (
+        before is not None and ticket.state is before.state and ticket.condition is before.condition
+    ):
+        line.append(f"  {say('update', language)}", style="dim")
     if ticket.simulated:
         line.append(f"  [{say('simulated', language)}]", style="magenta")
     return line

@@ -80,8 +80,10 @@ class FeedView:
 
     def _show(self, news: News) -> None:
         if news.ticket is not None:
+            before = self.seen.get(news.subject)
             self.seen[news.subject] = news.ticket
-            self._console.print(ticket_line(news.ticket, self._language, self._zone))
+            line = ticket_line(news.ticket, self._language, self._zone, before)
+            self._console.print(line)
         elif news.status is not None:
             now = (
                 str(news.status.get("state", news.status.get("status", "?"))),
