@@ -116,7 +116,7 @@ def build(stage: Stage, street: Street, rng: np.random.Generator) -> None:
             box([x, KERB_LANE_M / 2, 0.004], [0.1, KERB_LANE_M * 1.05, 0.006], yellow, yaw=0.65)
         )
     for _ in range(int(rng.integers(2, 6))):  # patches and stains
-        tone = float(rng.uniform(0.2, 0.36))
+        tone = float(rng.uniform(0.26, 0.38))
         ground.add(
             box(
                 [rng.uniform(-20, 20), rng.uniform(0.5, _ROAD_M - 1), 0.0025],
