@@ -26,6 +26,7 @@ from pipeline.exceptions import ConfigError
 
 __all__ = ["ClipOutcome", "Evaluation", "KindScores", "Options", "evaluate"]
 
+SETTINGS_NAME = "cameras.yaml"
 # Labels are read to half a second: an end that little beyond the last picture is the clip's end.
 END_TOLERANCE_S = 0.5
 
@@ -139,13 +140,13 @@ def evaluate(paths: Sequence[Path], settings: Path | None, options: Options) -> 
 
     Args:
         paths: Video files and folders.
-        settings: A cameras.yaml with settings for clips that bring none.
+        settings: A cameras.yaml with settings for clips that bring none; by default the one in a folder of `paths`.
         options: What the figures are asked for.
 
     Raises:
         ConfigError: if the paths hold no clip, or `settings` or a whole label file is wrong.
     """
-    cameras = CameraTable(settings)
+    cameras = CameraTable(settings or _settings_in(paths))
     outcomes = [ClipOutcome(clip, list(clip.problems)) for clip in find_clips(paths)]
     for outcome in outcomes:
         if outcome.problems:
@@ -168,6 +169,14 @@ def evaluate(paths: Sequence[Path], settings: Path | None, options: Options) -> 
         cameras,
         options,
     )
+
+
+def _settings_in(paths: Sequence[Path]) -> Path | None:
+    found = [file for path in paths if (file := path / SETTINGS_NAME).is_file()]
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise ConfigError(f"{listed}: found several, expected one or --settings")
+    return found[0] if found else None
 
 
 def _tasks(outcomes: Sequence[ClipOutcome], *, measured: bool) -> list[Task]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -105,29 +105,30 @@ def _print_problems(evaluation: Evaluation, console: Console) -> None:
 def _print_kind(kind: Kind, scores: KindScores, evaluation: Evaluation, console: Console) -> None:
     options = evaluation.options
     console.print(f"\n{kind.value.capitalize()} clips ({scores.clips})", style="bold")
-    table = Table(box=None, header_style="bold dim", pad_edge=False)
-    headings = [
-        "scenario",
-        "verdict",
-        "true/alarms",
-        "accuracy",
-        "≥ (95 %)",
-        "groups ≥",
-        "found/events",
-    ]
-    headings += ["recall", "F1", "false/h (95 %)", "hours", "delay p50/p95"]
-    if options.rate_per_hour is not None:
-        headings.append(f"at {options.rate_per_hour:g} events/h")
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
     rows: Mapping[str, Score] = {**scores.scenarios, "all": scores.overall}
+    precision = _table(["scenario", "verdict", "true/alarms", "accuracy", "≥ (95 %)", "groups ≥"])
+    coverage = _table(["", "found/events", "F1", "false/h (95 %)", "hours", "delay p50/p95"])
     for name, one in rows.items():
-        table.add_row(*_row(name, one, projected=options.rate_per_hour is not None))
-    console.print(table)
+        precision.add_row(name, *_precision(one))
+        coverage.add_row(name, *_coverage(one))
+    console.print(precision)
+    console.print(coverage)
+    if options.rate_per_hour is not None:
+        projected = "; ".join(f"{name} {_projection(one)}" for name, one in rows.items())
+        console.print(
+            f"accuracy at {options.rate_per_hour:g} events per camera-hour: {projected}",
+            soft_wrap=True,
+        )
 
 
-def _row(name: str, one: Score, *, projected: bool) -> Iterator[Text | str]:
-    yield name
+def _table(headings: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="bold dim", pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=index == 0, overflow="fold")
+    return table
+
+
+def _precision(one: Score) -> Iterator[Text | str]:
     verdict = one.verdict
     more = f" (+{verdict.further_needed})" if verdict.further_needed is not None else ""
     yield Text(f"{verdict.value.value}{more}", style=_STYLES[verdict.value])
@@ -135,22 +136,24 @@ def _row(name: str, one: Score, *, projected: bool) -> Iterator[Text | str]:
     yield _percent(one.accuracy)
     yield _percent(one.accuracy_lower)
     yield _percent(one.accuracy_bootstrap_lower)
-    yield f"{one.events - one.missed}/{one.events}"
-    yield _percent(one.recall)
+
+
+def _coverage(one: Score) -> Iterator[str]:
+    found = f"{one.events - one.missed}/{one.events}"
+    yield f"{found} {UNDEFINED if one.recall is None else f'= {one.recall:.1%}'}"
     yield UNDEFINED if one.f1 is None else f"{one.f1:.3f}"
     yield _rate(one)
     yield f"{one.camera_hours:.3f}"
     if one.delay_p50_s is None or one.delay_p95_s is None:
         yield UNDEFINED
     else:
-        yield f"{one.delay_p50_s:.1f}/{one.delay_p95_s:.1f} s (n={one.delays})"
-    if projected:
-        low = _percent(one.projected_accuracy_low)
-        yield (
-            UNDEFINED
-            if one.projected_accuracy is None
-            else (f"{_percent(one.projected_accuracy)} (≥ {low})")
-        )
+        yield f"{one.delay_p50_s:.1f}/{one.delay_p95_s:.1f} s of {one.delays}"
+
+
+def _projection(one: Score) -> str:
+    if one.projected_accuracy is None:
+        return UNDEFINED
+    return f"{_percent(one.projected_accuracy)} (≥ {_percent(one.projected_accuracy_low)})"
 
 
 def _print_clips(evaluation: Evaluation, console: Console) -> None:

@@ -112,8 +112,7 @@ def test_alarms_become_a_verdict_whatever_the_number_of_processes(
 
 
 def test_what_cannot_be_scored_is_reported_and_never_passes(clips: Path, tmp_path: Path) -> None:
-    for name in ("red.mp4", "settings.yaml"):
-        (tmp_path / name).symlink_to(clips / name)
+    (tmp_path / "cameras.yaml").write_text(SETTINGS, encoding="utf-8")  # found by itself
     write_river(tmp_path / "late.mp4", 4.0, None)
     write_river(tmp_path / "unlabelled.mp4", 2.0, None)
     (tmp_path / "broken.mp4").write_bytes(b"no video at all" * 100)
@@ -126,8 +125,7 @@ def test_what_cannot_be_scored_is_reported_and_never_passes(clips: Path, tmp_pat
         "absent.mp4,none,,\n",
         encoding="utf-8",
     )
-    (tmp_path / "red.mp4").unlink()
-    evaluation = evaluate([tmp_path], tmp_path / "settings.yaml", options())
+    evaluation = evaluate([tmp_path], None, options())
     problems = {o.clip.name: " ".join(o.problems) for o in evaluation.clips if o.problems}
     assert problems.keys() == {"absent.mp4", "broken.mp4", "late.mp4", "unlabelled.mp4"}
     assert "found no file absent.mp4" in problems["absent.mp4"]
