@@ -338,6 +338,22 @@ def test_an_observation_in_anothers_name_is_a_failure(says: tuple[str, str]) -> 
     assert "found an observation of" in site.analyser.faults["watcher"]
 
 
+def test_what_no_store_can_keep_is_the_plug_ins_failure_and_nobody_elses() -> None:
+    class Careless(Watcher):
+        def _tell(self, t: float, condition: Condition) -> Observation:
+            detail: dict[str, Json] = {"share": np.float32(0.5)}  # type: ignore[dict-item]
+            return Observation(self.id, CAMERA.id, "zone:a", t, condition, 1.0, detail=detail)
+
+    careless, sound = Careless(), Flame()
+    site = Site(careless, sound)
+    with structlog.testing.capture_logs():
+        for i in range(3):
+            assert [o.scenario for o in site.show(i / 5)] == ["flame"]
+        assert "is no JSON" in site.analyser.faults["watcher"]
+        sound.learnt = {"usual": np.float32(0.5)}  # type: ignore[dict-item]
+        assert site.analyser.state() == {}
+
+
 def test_an_interruption_asks_every_scenario() -> None:
     site = Site(Watcher(), Flame(), Colour())
     told = site.analyser.interrupt(START + 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ class CameraAnalyser:
         """What must survive a restart, by scenario."""
         kept: dict[str, dict[str, Json]] = {}
         for r in self._running:  # a scenario that was switched off has still learnt something
-            if state := self._guard(r, "state", r.scenario.state):
+            if state := self._guard(r, "state", partial(_kept, r.scenario)):
                 kept[r.scenario.id] = state
         return kept
 
@@ -269,6 +270,20 @@ class CameraAnalyser:
         return {"camera": self._camera.id, "scenario": r.scenario.id}
 
 
+def _kept(scenario: AnyScenario) -> dict[str, Json]:
+    state = scenario.state()
+    _check_json("state", state)
+    return state
+
+
+def _check_json(what: str, value: object) -> None:
+    """Here it is one plug-in's fault; in the store it would be the whole batch's, with other cameras' tickets."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ScenarioError(f"{what} is no JSON: {error}") from error
+
+
 def _checked(scenario: AnyScenario, scene: Scene) -> list[Observation]:
     found = scenario.observe(scene)
     for observation in found:
@@ -277,4 +292,5 @@ def _checked(scenario: AnyScenario, scene: Scene) -> list[Observation]:
             raise ScenarioError(
                 f"found an observation of {named}, expected {(scenario.camera.id, scenario.id)}"
             )
+        _check_json("detail of an observation", dict(observation.detail))
     return found
