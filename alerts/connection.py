@@ -189,6 +189,7 @@ class Connection:
         protocol: Version of the present or last connection.
         receive_maximum: How many QoS 1 messages may be in flight.
         maximum_packet: Size in bytes of the largest packet that may be sent.
+        session_kept: Whether the broker still knew us at the present or last connect; a new or wiped one does not.
 
     Raises:
         ConfigError: if the TLS files cannot be used.
@@ -215,6 +216,7 @@ class Connection:
         self.protocol: Literal["5", "3.1.1"] | None = None
         self.receive_maximum = settings.max_inflight
         self.maximum_packet = settings.max_message
+        self.session_kept = False
         self._will = will
         self._clean = clean
         self._subscriptions = tuple(subscriptions)
@@ -381,7 +383,7 @@ class Connection:
         def on_connect(
             _client: paho.Client,
             _userdata: object,
-            _flags: paho.ConnectFlags,
+            flags: paho.ConnectFlags,
             reason: ReasonCode,
             properties: Properties | None,
         ) -> None:
@@ -392,6 +394,7 @@ class Connection:
                 self.receive_maximum = min(self.settings.max_inflight, limit or 65535)
                 packet = getattr(properties, "MaximumPacketSize", None)
                 self.maximum_packet = min(self.settings.max_message, packet or 1 << 30)
+                self.session_kept = flags.session_present
                 if self._subscriptions:
                     client.subscribe(self._filters(five))
             answered.set()

@@ -10,6 +10,7 @@ PUBACK and mark) carries the same ticket id and version, so that a reader drops 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -43,6 +44,9 @@ log = structlog.get_logger(__name__)
 FETCH_ROWS = 100  # rows (with up to 100 KB each) read from the store at a time
 POLL_S = 5.0  # rows that another process wrote are found this late; wake() finds ours at once
 STORE_RETRY_S = 1.0
+# A broker saves now and then what it has confirmed (every 10 s with deploy/mosquitto); a crash of it, or a power cut of
+# both of us, loses what came since. What was confirmed so shortly before a connection was lost is sent again.
+BROKER_SAVES_S = 15.0
 REFUSED_RETRY_S = (1.0, 60.0)  # a topic that the broker refuses rests this long, doubling
 RETRY_TOGETHER_S = (
     0.5  # what is due so soon is tried now: each round reads the outbox from its beginning
@@ -165,6 +169,7 @@ class Publisher:
         self._stale: set[str] = set()
         self._new_rows = threading.Event()
         self._new_connection = threading.Event()
+        self._lost_t: float | None = None
 
         # The drain thread's own
         self._buffer: list[OutboxRow] = []
@@ -173,6 +178,8 @@ class Publisher:
         self._in_flight: dict[Token, OutboxRow] = {}
         self._status_in_flight: dict[Token, str] = {}
         self._taken: list[int] = []  # the broker has them, the store does not know it yet
+        self._confirmed_before: dict[int, float] = {}  # what is sent again keeps its first time
+        self._must_remind = False
         self._resting: dict[str, _Rest] = {}
         self._refusals_said: set[tuple[str, str]] = set()  # by kind of topic and reason
         self._cautious = False  # one row at a time, after a loss with rows in flight
@@ -271,6 +278,7 @@ class Publisher:
         self._wake.set()
 
     def _on_down(self, _number: int) -> None:
+        self._lost_t = self._clock()
         self._wake.set()
 
     def _on_acknowledged(self, token: Token, reason: ReasonCode | None) -> None:
@@ -357,11 +365,40 @@ class Publisher:
                 self._refused += 1
                 self._rest(row.message.topic, str(reason))
         if self._new_connection.is_set() or not self._connection.connected.is_set():
+            self._must_remind = self._must_remind or self._new_connection.is_set()
             self._new_connection.clear()
             self._after_a_loss()
         if self._taken:
-            self._store.mark_published(tuple(self._taken), self._clock()).result()
-            self._taken.clear()
+            self._mark_taken()
+        if self._must_remind:
+            self._remind()
+            self._must_remind = False
+
+    def _mark_taken(self) -> None:
+        now = self._clock()
+        by_time: dict[float, list[int]] = {}
+        for seq in self._taken:
+            by_time.setdefault(self._confirmed_before.get(seq, now), []).append(seq)
+        for t, seqs in by_time.items():
+            self._store.mark_published(seqs, t).result()
+        for seq in self._taken:
+            self._confirmed_before.pop(seq, None)
+        self._taken.clear()
+
+    def _remind(self) -> None:
+        """Have sent again what the broker may have forgotten; readers know it by its version."""
+        confirmed_t = self._store.confirmed_t()
+        since_t = math.inf if confirmed_t is None else confirmed_t - BROKER_SAVES_S
+        if self._lost_t is not None:
+            since_t = max(since_t, self._lost_t - BROKER_SAVES_S)
+        forgotten = not self._connection.session_kept
+        again = self._store.republish(
+            since_t, self._clock(), self._topics.ticket if forgotten else None
+        ).result()
+        self._confirmed_before |= again
+        self._rewind()
+        if again:
+            log.info("sent again what the broker may have forgotten", messages=len(again))
 
     def _after_a_loss(self) -> None:
         """What was in flight may or may not have arrived: QoS 1 sends it again, in order.

@@ -311,6 +311,49 @@ class Store:
 
         return self._submit(work)
 
+    def republish(
+        self, since_t: float, t: float, ticket_topic: Callable[[str], str] | None = None
+    ) -> Future[dict[int, float]]:
+        """What a broker that crashed or was wiped may have forgotten waits in the outbox again, in its order.
+
+        Args:
+            since_t: Of what it confirmed from this time on; seconds since the epoch.
+            t: Now.
+            ticket_topic: For a broker that has forgotten all: gives the topic on which a ticket of an id is retained,
+                and every open ticket waits anew.
+
+        Returns:
+            When each message that waits again was confirmed before, by `OutboxRow.seq`.
+        """
+
+        def work(connection: sa.Connection) -> dict[int, float]:
+            c = _outbox.c
+            confirmed = connection.execute(
+                sa.select(c.seq, c.published_t).where(c.published_t >= since_t)
+            ).all()
+            connection.execute(
+                _outbox.update().where(c.published_t >= since_t).values(published_t=None)
+            )
+            if ticket_topic is not None:
+                waiting = set(
+                    connection.scalars(
+                        sa.select(c.topic).where(c.published_t.is_(None), c.retain.is_(True))
+                    )
+                )
+                for ticket in connection.execute(
+                    sa.select(_tickets.c.id, _tickets.c.version, _tickets.c.document)
+                    .where(_tickets.c.state.in_(sorted(OPEN_STATES)))
+                    .order_by(_tickets.c.id)
+                ).all():
+                    topic = ticket_topic(ticket.id)
+                    if topic not in waiting:
+                        payload = ticket.document.encode()
+                        message = Message(topic, payload, True, 1, ticket.id, ticket.version)
+                        _insert(connection, _outbox, [_message_row(message, t)])
+            return {row.seq: row.published_t for row in confirmed}
+
+        return self._submit(work, wakes=True)
+
     def trim(
         self,
         t: float,
@@ -485,6 +528,12 @@ class Store:
             )
             for r in rows
         ]
+
+    def confirmed_t(self) -> float | None:
+        """When a broker last confirmed a message; None if that is long ago."""
+        query = sa.select(sa.func.max(_outbox.c.published_t).label("newest"))
+        found = self._read(query)[0].newest
+        return None if found is None else float(found)
 
     def pending_count(self) -> int:
         """How many messages wait."""

@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
+from alerts import mqtt
 from alerts.connection import BrokerSettings, TlsSettings
 from alerts.mqtt import CommandReceiver, Publisher
 from alerts.store import Batch, Message, OutboxRow, Store
@@ -25,6 +26,7 @@ from alerts.topics import Topics
 from pipeline.exceptions import CommandError, ConfigError, StoreError
 from tests.broker import Broker, Certificates, free_port, mosquitto, wait_for
 from tests.conftest import REPOSITORY
+from tests.test_store import make_ticket
 
 pytestmark = pytest.mark.real
 
@@ -90,7 +92,10 @@ def test_starts_without_a_broker_and_delivers_in_order_when_it_comes(
     ]
 
 
-def test_broker_restarts_in_mid_run_and_nothing_is_lost(store: Store, broker: Broker) -> None:
+def test_broker_restarts_in_mid_run_and_nothing_is_lost(
+    store: Store, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "BROKER_SAVES_S", 0.0)  # one that stops in order forgets nothing
     collector = broker.collect("gridwatch/+/events/#")
     publisher = Publisher(settings(broker.port), store, TOPICS, HOST)
     publisher.start()
@@ -377,6 +382,41 @@ def test_camera_status_latest_wins_and_comes_again_after_a_reconnect(
     assert json.loads(broker.retained(STATUS)[STATUS])["status"] == "online"
     assert store.pending_count() == 0, "statuses are not durable"
     publisher.close()
+
+
+def test_what_a_crashed_broker_had_not_saved_comes_again(store: Store, broker: Broker) -> None:
+    publisher = Publisher(settings(broker.port), store, TOPICS, HOST)
+    publisher.start()
+    topics = [TOPICS.ticket(f"T{n}") for n in range(4)]
+    put(store, (topics[0], "saved", True), (topics[1], "closing", True))
+    assert publisher.flush(10)
+    broker.restart()  # ends in order, and so saves
+    put(store, (topics[1], "", True), (topics[2], "old", True), (topics[2], "new", True))
+    assert publisher.flush(10)
+    confirmed_t = store.confirmed_t()
+    broker.kill()
+    broker.start()
+    expected = {topics[0]: b"saved", topics[2]: b"new"}
+    wait_for(lambda: broker.retained("gridwatch/+/tickets/+") == expected, 20)
+    assert publisher.flush(10)
+    publisher.close()
+    assert confirmed_t is not None
+    assert store.confirmed_t() == confirmed_t, "what comes again keeps its first time"
+
+
+def test_a_new_broker_learns_of_every_open_ticket(store: Store, broker: Broker) -> None:
+    told, waiting = make_ticket(1), make_ticket(2)
+    store.commit(Batch(1000.0, tickets=[told, waiting])).result()
+    put(store, (TOPICS.ticket(waiting.id), waiting.to_json(), True))
+    collector = broker.collect("gridwatch/+/tickets/+")
+    publisher = Publisher(settings(broker.port), store, TOPICS, HOST)
+    publisher.start()
+    collector.wait_count(2)
+    assert publisher.flush(10)
+    expected = {TOPICS.ticket(t.id): t.to_json().encode() for t in (told, waiting)}
+    assert broker.retained("gridwatch/+/tickets/+") == expected
+    publisher.close()
+    assert len(collector.messages) == 2, "what waits anyway is not doubled"
 
 
 class NarrowConnection:
