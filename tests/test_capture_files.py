@@ -392,6 +392,31 @@ def test_the_ring_is_bounded_in_time_and_bytes_and_begins_with_a_key_frame(clip:
     assert ring_of(clip, max_bytes=100).span is None
 
 
+def test_a_reconnect_keeps_what_came_before_until_it_is_too_old(tmp_path: Path) -> None:
+    ring = PacketRing(15, 10**8)
+    small = write_clip(tmp_path / "small.mp4", moving_square(100))
+    large = write_clip(tmp_path / "large.mp4", moving_square(100, 640, 360))
+
+    def connect(path: Path, t: float) -> None:
+        settings = StreamSettings(url=str(path), pace="virtual")
+        read_all(CameraReader("cam", settings, start_t=t, rate_hz=1.0, ring=ring))
+
+    def cut(about_t: float) -> tuple[int, int, int]:
+        made = ring.clip(START + 1, START + 9, tmp_path / "out.mp4", about_t=START + about_t)
+        height = decoded(made.path)[0][0].shape[0]
+        return round(made.t_from - START), round(made.t_to - START), height
+
+    connect(small, START)
+    connect(large, START + 6)
+    assert cut(3) == (1, 4, 180)  # the alarm, then the loss
+    assert cut(7) == (6, 9, 360)  # the loss, then the alarm
+    assert cut(5) == (1, 4, 180)  # nobody saw it: what led to it
+    connect(small, START + 18)
+    span = ring.span
+    assert span is not None
+    assert span[0] >= START + 6, "the oldest has aged out"
+
+
 def test_a_clip_of_a_time_that_is_not_held_is_refused(clip: Path, tmp_path: Path) -> None:
     ring = ring_of(clip)
     with pytest.raises(EvidenceError, match="no packets"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -55,8 +56,17 @@ class Clip:
     transcoded: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Connection:
+    """What the packets of one connection have in common: no clip can go from one into the next."""
+
+    header: bytes
+    codec: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    connection: _Connection
     data: bytes
     t: float
     pts_s: float | None
@@ -65,7 +75,7 @@ class _Entry:
 
 
 class PacketRing:
-    """Keeps the packets of the last `seconds`, within `max_bytes`, of one stream since its last reconnect.
+    """Keeps the packets of the last `seconds`, within `max_bytes`, of one stream, across its reconnects.
 
     The packets are copied, so that a closed connection's memory is never touched. Safe for one writer and any readers.
 
@@ -81,16 +91,12 @@ class PacketRing:
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
         self._template: VideoStream | None = None
-        self._codec = ""
-        self._header: bytes | None = None
+        self._connection: _Connection | None = None
 
     def begin(self, stream: VideoStream) -> None:
-        """A connection begins: what came before is forgotten, for its parameters may differ."""
+        """A connection begins, or a file begins again; its parameters may differ from the former one's."""
         with self._lock:
-            self._entries.clear()
-            self._bytes = 0
-            self._template, self._header = stream, None
-            self._codec = stream.codec_context.name
+            self._template, self._connection = stream, None
 
     def add(self, packet: StreamPacket, t: float) -> None:
         """Keep a packet that belongs to the stream given to `begin`, at stream time `t`."""
@@ -98,19 +104,22 @@ class PacketRing:
         if isinstance(raw, Path) or packet.corrupt:
             return
         base = raw.time_base
-        entry = _Entry(
-            bytes(raw),
-            t,
-            None if raw.pts is None else float(raw.pts * base),
-            None if raw.dts is None else float(raw.dts * base),
-            packet.keyframe,
-        )
+        data = bytes(raw)
         with self._lock:
-            if self._template is not None:
-                if not entry.keyframe:
+            if self._connection is None:
+                if not packet.keyframe or self._template is None:
                     return  # nothing before the first key frame can be shown
-                self._header = _header(self._template, entry.data)
+                header = _header(self._template, data)
+                self._connection = _Connection(header, self._template.codec_context.name)
                 self._template = None
+            entry = _Entry(
+                self._connection,
+                data,
+                t,
+                None if raw.pts is None else float(raw.pts * base),
+                None if raw.dts is None else float(raw.dts * base),
+                packet.keyframe,
+            )
             self._entries.append(entry)
             self._bytes += len(entry.data)
             self._trim(t)
@@ -144,26 +153,37 @@ class PacketRing:
         with self._lock:
             return self._bytes
 
-    def clip(self, t_from: float, t_to: float, path: Path, burn: Burn | None = None) -> Clip:
+    def clip(
+        self,
+        t_from: float,
+        t_to: float,
+        path: Path,
+        burn: Burn | None = None,
+        about_t: float | None = None,
+    ) -> Clip:
         """Write what lies between two stream times as an MP4 that browsers play.
 
-        H.264 and H.265 are copied as they are; other codecs, and everything when `burn` is given, are encoded as
-        H.264 picture by picture. The file appears under its name only when it is whole.
+        Where the stream broke off in between, the clip shows the connection that was there at `about_t`, else at
+        `t_from`, else the newest. H.264 and H.265 are copied as they are; other codecs, and everything when `burn` is
+        given, are encoded as H.264 picture by picture. The file appears under its name only when it is whole.
 
         Args:
             t_from: First moment wanted, seconds since the Unix epoch.
             t_to: Last moment wanted.
             path: Target, ending in ``.mp4``.
             burn: Applied to every picture, at most `TRANSCODE_WIDTH_PX` wide, before it is encoded.
+            about_t: The moment that matters; `t_from` if None.
 
         Raises:
             EvidenceError: if the ring holds nothing of that time or the file cannot be written.
         """
         with self._lock:
-            entries, header, codec = list(self._entries), self._header, self._codec
-        entries = _cut(entries, t_from, t_to)
-        if not entries or header is None:
+            held = list(self._entries)
+        about_t = t_from if about_t is None else about_t
+        entries = _cut(_of_one_connection(held, t_from, t_to, about_t), t_from, t_to)
+        if not entries:
             raise EvidenceError(f"{path.name}: no packets from {t_from:.3f} to {t_to:.3f} are held")
+        header, codec = entries[0].connection.header, entries[0].connection.codec
         temporary = path.with_name(f".{path.name}.part")
         try:
             if burn is None and codec in REMUXABLE:
@@ -195,6 +215,19 @@ def _header(template: VideoStream, key_frame: bytes) -> bytes:
         packet.stream = stream
         container.mux(packet)
     return buffer.getvalue()
+
+
+def _of_one_connection(
+    entries: list[_Entry], t_from: float, t_to: float, about_t: float
+) -> list[_Entry]:
+    """The packets of the connection that shows `about_t`, else `t_from`, else the newest that shows anything of it."""
+    connections = [list(group) for _, group in groupby(entries, key=lambda e: e.connection)]
+
+    def shows(connection: list[_Entry], t: float) -> bool:
+        return connection[0].t <= t <= connection[-1].t
+
+    overlapping = [c for c in reversed(connections) if c[0].t <= t_to and c[-1].t >= t_from]
+    return max(overlapping, key=lambda c: (shows(c, about_t), shows(c, t_from)), default=[])
 
 
 def _cut(entries: list[_Entry], t_from: float, t_to: float) -> list[_Entry]:
