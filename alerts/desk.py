@@ -172,17 +172,39 @@ class TicketDesk:
         self._members: dict[str, set[AlarmKey]] = {}
         self._attached: dict[str, int] = {}
         self._unwell: dict[str, set[AlarmKey]] = {}
+        self._unseen: set[AlarmKey] = set()
         self._load()
 
-    def restore(self, rules: RuleBook) -> None:
-        """Give the rules their pending dwells and open alarms back, as of the last stored step."""
+    def restore(self, rules: RuleBook, t: float) -> list[Ticket]:
+        """Give the rules their pending dwells and open alarms back, as of the last stored step.
+
+        Alarms of rules that cannot be restored end, for nothing would ever clear them; what still holds is raised
+        anew. Alarms that were held back are not raised before they have been seen again.
+
+        Args:
+            rules: Those of all cameras, still empty.
+            t: Now.
+
+        Returns:
+            The new versions of tickets.
+        """
+        lost: set[str] = set()
         for camera_id, state in self._store.rule_states().items():
             if camera_id not in self._cameras:
                 continue
             try:
                 rules.restore(camera_id, state)
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
                 log.warning("rule state is unreadable", camera=camera_id, error=repr(error))
+                lost.add(camera_id)
+        with self._lock:
+            retired = self._retire(
+                [key for key in self._alarms if key.camera_id in lost], t, "rule state unreadable"
+            )
+            self._unseen = set(self._held)
+            for key in self._held:
+                rules.ask(key)
+            return retired
 
     def retire(self, is_watched: Callable[[str, str], bool], t: float) -> list[Ticket]:
         """End the alarms that nobody looks for any more, because their camera or scenario was taken out of the site.
@@ -198,18 +220,8 @@ class TicketDesk:
             The new versions of tickets.
         """
         with self._lock:
-            step = _Step(Batch(t))
-            for key in sorted(self._alarms):
-                if is_watched(key.camera_id, key.scenario):
-                    continue
-                log.info("alarm ended, it is no longer configured", **key._asdict())
-                step.batch.alarms[key] = None
-                ticket_id, goes_on = self._forget(key)
-                ticket = self._ticket(step, ticket_id) if ticket_id and not goes_on else None
-                if ticket is not None and ticket.condition is TicketCondition.HOLDING:
-                    unknown = ticket.next(t, condition=TicketCondition.UNKNOWN)
-                    self._put(step, unknown, "updated", t, {"reason": "no longer configured"})
-            return self._commit(step) if step.batch.alarms else []
+            keys = [key for key in self._alarms if not is_watched(key.camera_id, key.scenario)]
+            return self._retire(keys, t, "no longer configured")
 
     # From the analysis
 
@@ -275,7 +287,9 @@ class TicketDesk:
             due = [
                 (key, held)
                 for key, held in self._held.items()
-                if held[1].retry_t <= t and held[0].condition is Condition.HOLDS
+                if held[1].retry_t <= t
+                and held[0].condition is Condition.HOLDS
+                and key not in self._unseen
             ]
             for key, (change, verdict) in due:
                 self._open(step, key, change, t, None, before=verdict.code)
@@ -406,6 +420,19 @@ class TicketDesk:
             others = len(self._members.get(ticket.id, set()) - {key})
             self._attached[ticket.id] = max(ticket.warn.attached, others)
 
+    def _retire(self, keys: Iterable[AlarmKey], t: float, reason: str) -> list[Ticket]:
+        """End alarms of which nobody knows whether they hold."""
+        step = _Step(Batch(t))
+        for key in sorted(keys):
+            log.info("alarm ended", reason=reason, **key._asdict())
+            step.batch.alarms[key] = None
+            ticket_id, goes_on = self._forget(key)
+            ticket = self._ticket(step, ticket_id) if ticket_id and not goes_on else None
+            if ticket is not None and ticket.condition is TicketCondition.HOLDING:
+                unknown = ticket.next(t, condition=TicketCondition.UNKNOWN)
+                self._put(step, unknown, "updated", t, {"reason": reason})
+        return self._commit(step) if step.batch.alarms else []
+
     def _remember(self, key: AlarmKey, ticket_id: str | None) -> None:
         self._alarms[key] = ticket_id
         if ticket_id is not None:
@@ -416,6 +443,7 @@ class TicketDesk:
     def _forget(self, key: AlarmKey) -> tuple[str | None, bool]:
         """The alarm has ended; gives its ticket and whether that has other open alarms."""
         self._held.pop(key, None)
+        self._unseen.discard(key)
         ticket_id = self._alarms.pop(key, None)
         if key.scenario == HEALTH:
             self._unwell.get(key.camera_id, set()).discard(key)
@@ -595,6 +623,8 @@ class TicketDesk:
             _, verdict = self._held[key]
             # The newest sight of it, but the record of the raise.
             decision = change.decision or self._held[key][0].decision
+            if change.condition is Condition.HOLDS:
+                self._unseen.discard(key)
             renewed = replace(change, decision=decision)
             self._held[key] = (renewed, verdict)
             self._own(step, key, None, _document(renewed, verdict.code))

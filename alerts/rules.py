@@ -435,6 +435,12 @@ class RuleBook:
         """Drop an alarm whose subject will not be seen again, e.g. when its ticket is disposed of while unknown."""
         self._cameras.get(key.camera_id, {}).pop((key.scenario, key.subject), None)
 
+    def ask(self, key: AlarmKey) -> None:
+        """Have an open alarm's next sight told as an update, whatever it shows, and at once."""
+        slot = self._cameras.get(key.camera_id, {}).get((key.scenario, key.subject))
+        if slot is not None:
+            slot.told_unknown, slot.updated_t = True, -math.inf
+
     def snapshot(self, camera_id: str) -> dict[str, Json]:
         """Pending dwells, open alarms and cooldowns of one camera, as JSON."""
         return {"slots": [slot.state() for slot in self._cameras.get(camera_id, {}).values()]}

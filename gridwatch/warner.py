@@ -217,8 +217,9 @@ class Warner:
     # Inside
 
     def _restore(self) -> None:
-        self.desk.retire(self._engine.is_watched, self._clock.now())
-        self.desk.restore(self._engine.rules)
+        now = self._clock.now()
+        self.desk.retire(self._engine.is_watched, now)
+        self.desk.restore(self._engine.rules, now)
         by_camera: dict[str, dict[str, dict[str, Json]]] = {}
         for (camera_id, scenario), state in self._store.scenario_states().items():
             if camera_id in self._cameras:

@@ -394,7 +394,7 @@ def test_a_restart_updates_the_ticket_and_raises_no_second_one(store: Store) -> 
     for _ in range(3):
         desk = make_desk(store)
         rules = make_rules()
-        desk.restore(rules)
+        desk.restore(rules, camera.t)
         camera.desk, camera.rules = desk, rules
         assert camera.see(Condition.HOLDS, 40) == []
     (cleared,) = camera.ends()
@@ -421,6 +421,54 @@ def test_alarms_that_are_no_longer_configured_end_and_hold_nothing_back(store: S
     assert parked.alarm().version == 1
 
 
+def test_what_was_held_back_before_a_restart_is_raised_only_when_seen_again(store: Store) -> None:
+    desk = make_desk(store)
+    desk.shelve(Shelf("lift", "", T0 + 60, "wang"), T0)
+    camera = Camera(desk)
+    assert camera.see(Condition.HOLDS, 10) == []  # held back
+    desk, rules = make_desk(store), make_rules()
+    desk.restore(rules, T0 + 3600)
+    assert desk.advance(T0 + 3600) == [], "nobody knows whether it still burns"
+    again = Camera(desk, rules)
+    again.t = T0 + 3600
+    assert again.see(Condition.HOLDS, 1) == []
+    (raised,) = desk.advance(T0 + 3601)
+    assert raised.version == 1
+
+
+def test_what_was_held_back_and_is_gone_after_a_restart_makes_no_ticket(store: Store) -> None:
+    desk = make_desk(store)
+    desk.shelve(Shelf("lift", "", T0 + 60, "wang"), T0)
+    assert Camera(desk).see(Condition.HOLDS, 10) == []
+    desk, rules = make_desk(store), make_rules()
+    desk.restore(rules, T0 + 3600)
+    again = Camera(desk, rules)
+    again.t = T0 + 3600
+    assert again.see(Condition.CLEAR, 1) == []
+    assert desk.advance(T0 + 3601) == []
+    assert again.see(Condition.CLEAR, 4) == []
+    assert store.alarms() == {}
+    assert store.tickets() == []
+
+
+def test_rules_that_cannot_be_restored_leave_no_alarm_that_nothing_would_clear(
+    store: Store,
+) -> None:
+    covered = Camera(make_desk(store), scenario="camera_health", subject="covered").alarm()
+    other = Camera(make_desk(store), camera="lane").alarm()
+    store.commit(Batch(T0, rule_states={"lift": {"slots": [{"scenario": 1}]}})).result()
+    desk, rules = make_desk(store), make_rules()
+    (left,) = desk.restore(rules, T0 + 20)
+    assert (left.id, left.condition) == (covered.id, TicketCondition.UNKNOWN)
+    assert [row.ticket_id for row in store.alarms().values()] == [other.id]
+    parked = Camera(desk, rules, scenario="illegal_parking", subject="stay:1")
+    parked.t = T0 + 30
+    assert parked.alarm().version == 1, "its camera is not thought covered for ever"
+    still = Camera(desk, rules, scenario="camera_health", subject="covered")
+    still.t = T0 + 30
+    assert still.alarm().id != covered.id
+
+
 def test_rules_that_lost_their_memory_find_the_open_ticket(store: Store) -> None:
     camera = Camera(make_desk(store))
     ticket = camera.alarm()
@@ -434,7 +482,7 @@ def test_a_pending_dwell_survives_by_its_checkpoint(store: Store) -> None:
     camera.see(Condition.HOLDS, 2)
     camera.desk.checkpoint(camera.t, camera.rules, ["lift"]).result()
     camera.rules = make_rules()
-    camera.desk.restore(camera.rules)
+    camera.desk.restore(camera.rules, camera.t)
     camera.t += 3  # unknown, and less than max_gap
     (ticket,) = camera.see(Condition.HOLDS, 1.5)
     assert seconds(ticket.analyse.since) == T0
@@ -486,7 +534,7 @@ sys.path[:0] = [{tests!r}]
 from test_desk import *
 with Store(Path({file!r})) as store:
     desk, rules = make_desk(store, StormSettings(group_window=0, budget=1000)), make_rules()
-    desk.restore(rules)
+    desk.restore(rules, T0)
     print("up", flush=True)
     cameras = [Camera(desk, rules, "lane", "illegal_parking", f"stay:{{n}}") for n in range(30)]
     for camera in cameras:
