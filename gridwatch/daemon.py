@@ -54,17 +54,17 @@ class _Kills(TypedDict):
 
 
 class EngineLock:
-    """One engine per state folder, held for the life of the process (`flock`, so that a crash frees it)."""
+    """One engine (or supervisor) per state folder, for the life of the process (`flock`, so that a crash frees it)."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "engine.lock"
+    def __init__(self, folder: Path, name: str = "engine.lock") -> None:
+        self._path = folder / name
         self._handle: int | None = None
 
     def acquire(self, patience_s: float = 10.0) -> None:
         """Take the lock, waiting for a dying predecessor.
 
         Raises:
-            GridwatchError: if another engine still holds it after `patience_s` seconds.
+            GridwatchError: if another process still holds it after `patience_s` seconds.
         """
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + patience_s
@@ -334,6 +334,13 @@ def main() -> int:
     """Run as the supervisor: ``python -m gridwatch.daemon LOG_FORMAT STATE_FOLDER CAMERAS_YAML [OPTION…]``."""
     style, folder, file, *options = sys.argv[1:]
     configure_logging("json" if style == "json" else "human" if style == "human" else "auto")
+    # A second daemon on the same store must not touch the first one's crash notes either.
+    lock = EngineLock(Path(folder), "supervisor.lock")
+    try:
+        lock.acquire()
+    except GridwatchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     return Supervisor(engine_command(Path(file), *options), CrashNotes(Path(folder))).run()
 
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,11 @@ def camera(
         "health": False,
         "scenarios": {scenario: parameters},
     }
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def assert_same(daemon: Daemon, inbox: Inbox) -> None:
@@ -477,6 +483,7 @@ def test_what_is_wrong_is_said_in_a_line_and_the_rest_goes_on(
                 certificates=certificates,
                 extra=[f"listener {plain} 127.0.0.1"],
             ):
+                wait_for(lambda: listens(plain), PATIENCE_S, "the broker's plain listener")
                 collector = Collector(plain, f"{PREFIX}/#", client_id="plain")
                 inbox = Inbox(collector)
                 try:
@@ -488,6 +495,10 @@ def test_what_is_wrong_is_said_in_a_line_and_the_rest_goes_on(
                     assert inbox.wait_status("good", lambda s: s["state"] == "running")
                 finally:
                     collector.close()
+            second = gridwatch("run", str(daemon.file), environ=environ)
+            assert second.returncode == 2
+            assert f"another gridwatch (process {daemon.pid}) runs on this store" in second.stderr
+            assert len(second.stderr.splitlines()) == 1
             status, seconds = daemon.stop()
             assert (status, seconds < 5.0) == (0, True), seconds
             assert "Traceback" not in daemon.log()
