@@ -738,17 +738,21 @@ class TicketDesk:
             "time": ticket.model_dump(mode="json", include={"updated"})["updated"],
         }
 
-        def message(topic: str, payload: bytes, *, retain: bool = False) -> Message:
-            return Message(topic, payload, retain, 1, ticket.id, ticket.version)
+        def message(
+            topic: str, payload: bytes, *, retain: bool = False, supersedes: bool = False
+        ) -> Message:
+            return Message(topic, payload, retain, 1, ticket.id, ticket.version, supersedes)
 
         own = topics.ticket(ticket.id)
         # Whoever connects between the two rows of a closing must find the closing state, not the open one.
-        messages = [message(own, whole, retain=ticket.is_open or closing)]
+        messages = [message(own, whole, retain=ticket.is_open or closing, supersedes=True)]
         if closing:
             messages.append(message(own, b"", retain=True))
         stage = topics.event(ticket.scenario, ticket.state.value)
         messages.append(message(stage, json.dumps(event, ensure_ascii=False).encode()))
-        messages += [message(topics.inbox(grid), whole) for grid in self._inboxes(ticket)]
+        messages += [
+            message(topics.inbox(grid), whole, supersedes=True) for grid in self._inboxes(ticket)
+        ]
         return messages
 
     def _answer(

@@ -97,6 +97,14 @@ sa.Index(
     sqlite_where=_outbox.c.published_t.is_(None),
     postgresql_where=_outbox.c.published_t.is_(None),
 )
+sa.Index(
+    "outbox_superseded",
+    _outbox.c.topic,
+    _outbox.c.ticket_id,
+    _outbox.c.version,
+    sqlite_where=_outbox.c.published_t.is_(None),
+    postgresql_where=_outbox.c.published_t.is_(None),
+)
 _decisions = sa.Table(
     "decisions",
     _metadata,
@@ -160,7 +168,14 @@ for _verb, _when in (
     )
 
 # Statements that lead from version n+1 to n+2 of the schema; a new store begins at the newest version.
-MIGRATIONS: tuple[tuple[str, ...], ...] = ()
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        (
+            "CREATE INDEX outbox_superseded ON outbox (topic, ticket_id, version) "
+            "WHERE published_t IS NULL"
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +199,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message for the outbox."""
+    """A message for the outbox.
+
+    Attributes:
+        supersedes: It says all that waiting ones on its topic with lower versions of its ticket would say, and they
+            are dropped; but not those up to a clearing of the topic, whose order is news of its own.
+    """
 
     topic: str
     payload: bytes
@@ -192,6 +212,7 @@ class Message:
     qos: int = 1
     ticket_id: str | None = None
     version: int | None = None
+    supersedes: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -761,6 +782,9 @@ def _put(connection: sa.Connection, batch: Batch) -> None:
         _put_ticket(connection, ticket)
     _insert(connection, _events, [_event_row(event) for event in batch.events])
     _insert(connection, _outbox, [_message_row(m, batch.t) for m in batch.messages])
+    for message in batch.messages:
+        if message.supersedes:
+            _drop_superseded(connection, message)
     _insert(connection, _decisions, [_decision_row(d) for d in batch.decisions])
     for camera, state in batch.rule_states.items():
         _upsert(connection, _rule_state, {"camera": camera}, {"document": json.dumps(state)})
@@ -779,6 +803,34 @@ def _put(connection: sa.Connection, batch: Batch) -> None:
         _insert(connection, _commands, [key | {"t": batch.t, "reply": reply.model_dump_json()}])
     for name, value in batch.meta.items():
         _upsert(connection, _meta, {"key": name}, {"value": value})
+
+
+def _drop_superseded(connection: sa.Connection, message: Message) -> None:
+    """A broker that is away for days must not fill the disk with versions that nobody needs any more.
+
+    One of them may be on its way at this moment; confirming it then finds no row, which is as good.
+    """
+    c, earlier = _outbox.c, _outbox.alias()
+    cleared = (
+        sa.select(sa.func.coalesce(sa.func.max(earlier.c.version), 0))
+        .where(
+            earlier.c.topic == message.topic,
+            earlier.c.ticket_id == message.ticket_id,
+            earlier.c.version < message.version,
+            earlier.c.published_t.is_(None),
+            sa.func.length(earlier.c.payload) == 0,
+        )
+        .scalar_subquery()
+    )
+    connection.execute(
+        _outbox.delete().where(
+            c.topic == message.topic,
+            c.ticket_id == message.ticket_id,
+            c.version < message.version,
+            c.version > cleared,
+            c.published_t.is_(None),
+        )
+    )
 
 
 def _put_ticket(connection: sa.Connection, ticket: Ticket) -> None:

@@ -268,6 +268,17 @@ def test_disposal_publishes_the_closing_state_and_then_clears_the_topic(store: S
     assert Ticket.model_validate_json(last.payload).state is TicketState.WARNED
 
 
+def test_while_the_broker_is_away_only_the_newest_version_waits(store: Store) -> None:
+    desk = make_desk(store)
+    ticket = Camera(desk).alarm()
+    for n in range(30):
+        desk.handle(command(ticket, Action.NOTE, f"c{n}", note="still burning"), T0 + 10 + n)
+    for topic in (f"gridwatch/town/tickets/{ticket.id}", "gridwatch/town/grids/town/12/3/inbox"):
+        (row,) = messages(store, topic)
+        assert Ticket.model_validate_json(row.message.payload).version == 31
+    assert len(messages(store, "gridwatch/town/events/fire/warned")) == 31
+
+
 def test_a_disposed_ticket_whose_condition_holds_raises_nothing_new(store: Store) -> None:
     desk = make_desk(store)
     camera = Camera(desk)

@@ -419,6 +419,29 @@ def test_a_new_broker_learns_of_every_open_ticket(store: Store, broker: Broker) 
     assert len(collector.messages) == 2, "what waits anyway is not doubled"
 
 
+def test_versions_that_were_superseded_while_they_waited_or_flew_do_no_harm(
+    store: Store, broker: Broker
+) -> None:
+    topic, inbox = TOPICS.ticket("T1"), TOPICS.inbox("town/12/3")
+    collector = broker.collect(inbox)
+    publisher = Publisher(settings(broker.port), store, TOPICS, HOST)
+    publisher.start()
+    for version in range(1, 301):
+        payload = str(version).encode()
+        rows = [
+            Message(name, payload, name == topic, 1, "T1", version, supersedes=True)
+            for name in (topic, inbox)
+        ]
+        store.commit(Batch(time.time(), messages=rows)).result()
+    assert publisher.flush(20)
+    assert store.pending_count() == 0
+    assert broker.retained(topic) == {topic: b"300"}
+    told = numbers(collector.payloads())
+    assert told[-1] == 300
+    assert told == sorted(set(told))
+    publisher.close()
+
+
 class NarrowConnection:
     """Takes everything, and counts what it has not acknowledged yet."""
 

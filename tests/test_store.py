@@ -240,6 +240,71 @@ def test_the_outbox_gives_its_rows_in_order_until_they_are_published(store: Stor
     assert store.pending(1)[0].seq > rows[9].seq
 
 
+def say(store: Store, topic: str, version: int, *payloads: str, ticket: str = "t1") -> None:
+    batch = Batch(T0)
+    for payload in payloads:
+        newest = payload != ""
+        batch.messages.append(
+            Message(topic, payload.encode(), True, 1, ticket, version, supersedes=newest)
+        )
+    store.commit(batch).result()
+
+
+def waiting(store: Store, topic: str) -> list[str]:
+    return [
+        row.message.payload.decode() for row in store.pending(1000) if row.message.topic == topic
+    ]
+
+
+def test_a_version_that_nobody_has_been_told_of_makes_room_for_the_next(store: Store) -> None:
+    for version in range(1, 50):
+        say(store, "own", version, f"v{version}")
+        say(store, "inbox", version, f"a{version}")
+        say(store, "inbox", version, f"b{version}", ticket="t2")
+        store.commit(
+            Batch(
+                T0, messages=[Message("events", b"%d" % version, ticket_id="t1", version=version)]
+            )
+        ).result()
+    assert waiting(store, "own") == ["v49"]
+    assert waiting(store, "inbox") == ["a49", "b49"]
+    assert len(waiting(store, "events")) == 49
+    # What is on its way may still be confirmed, and what was confirmed is no longer ours to drop.
+    (row,) = (row for row in store.pending(1000) if row.message.topic == "own")
+    say(store, "own", 50, "v50")
+    store.mark_published([row.seq], T0).result()
+    (row,) = (row for row in store.pending(1000) if row.message.topic == "own")
+    store.mark_published([row.seq], T0).result()
+    say(store, "own", 51, "v51")
+    assert store.republish(T0, T0).result().keys() == {row.seq}
+    assert waiting(store, "own") == ["v50", "v51"]
+
+
+def test_a_closing_and_its_clearing_are_never_dropped(store: Store) -> None:
+    say(store, "own", 1, "raised")
+    say(store, "own", 2, "updated")
+    say(store, "own", 3, "disposed", "")
+    assert waiting(store, "own") == ["disposed", ""]
+    say(store, "own", 4, "note")
+    say(store, "own", 5, "reopened")
+    assert waiting(store, "own") == ["disposed", "", "reopened"]
+    say(store, "own", 6, "disposed again", "")
+    assert waiting(store, "own") == ["disposed", "", "disposed again", ""]
+
+
+def test_the_outbox_is_searched_by_its_indices(store: Store) -> None:
+    def plan(condition: str) -> str:
+        with store._engine.connect() as connection:
+            query = f"EXPLAIN QUERY PLAN SELECT seq FROM outbox WHERE {condition}"  # noqa: S608 - ours
+            return str(connection.exec_driver_sql(query).all())
+
+    superseded = "topic = 'a' AND ticket_id = 'b' AND version < 3 AND published_t IS NULL"
+    assert "outbox_superseded" in plan(superseded)
+    pending = plan("published_t IS NULL AND seq > 7 ORDER BY seq LIMIT 100")
+    assert "outbox_pending" in pending
+    assert "TEMP B-TREE" not in pending
+
+
 def test_many_rows_are_marked_at_once(store: Store) -> None:
     store.commit(Batch(T0, messages=[Message("a", b"")] * 3000)).result()
     store.mark_published([row.seq for row in store.pending(5000)], T0).result()
@@ -404,7 +469,7 @@ def test_a_newer_schema_is_refused_and_left_alone(file: Path) -> None:
     connection.close()
     content = file.read_bytes()
     for read_only in (False, True):
-        with pytest.raises(StoreError, match="schema 99, expected 1 at most"):
+        with pytest.raises(StoreError, match="schema 99, expected 2 at most"):
             Store(file, read_only=read_only)
     assert file.read_bytes() == content
 
@@ -415,9 +480,12 @@ def test_an_older_schema_is_migrated_once(file: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         store_module,
         "MIGRATIONS",
-        (("CREATE TABLE extra (a INTEGER)", "INSERT INTO extra VALUES (7)"),),
+        (
+            *store_module.MIGRATIONS,
+            ("CREATE TABLE extra (a INTEGER)", "INSERT INTO extra VALUES (7)"),
+        ),
     )
-    with pytest.raises(StoreError, match="schema 1, expected 2"):
+    with pytest.raises(StoreError, match="schema 2, expected 3"):
         Store(file, read_only=True)
     for _ in range(2):
         with Store(file) as store, store._engine.connect() as connection:
@@ -425,12 +493,29 @@ def test_an_older_schema_is_migrated_once(file: Path, monkeypatch: pytest.Monkey
             assert len(store.tickets()) == 1
 
 
+def test_every_migration_leads_to_what_a_new_store_has(file: Path) -> None:
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
+    Store(file).close()
+    connection = sqlite3.connect(file)
+    new = connection.execute(query).fetchall()
+    connection.execute("DROP INDEX outbox_superseded")  # as schema 1 was
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    Store(file).close()
+    migrated = connection.execute(query).fetchall()
+    connection.close()
+    assert [(name, " ".join(sql.split())) for name, sql in migrated] == [
+        (name, " ".join(sql.split())) for name, sql in new
+    ]
+
+
 def test_a_migration_that_fails_changes_nothing(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store(file).close()
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "MIGRATIONS", (("CREATE TABLE extra (a)", "NONSENSE"),))
+        broken = ("CREATE TABLE extra (a)", "NONSENSE")
+        patch.setattr(store_module, "MIGRATIONS", (*store_module.MIGRATIONS, broken))
         with pytest.raises(StoreError):
             Store(file)
     with Store(file) as store, store._engine.connect() as connection:
