@@ -110,12 +110,15 @@ class CrashNotes:
         self._cameras: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def thread_runs(self, ident: int, camera_id: str) -> None:
-        """Thread `ident` now works for `camera_id` (called when a reader starts)."""
+    def thread_runs(self, ident: int, camera_id: str | None) -> None:
+        """Thread `ident` now works for `camera_id`, or for none: said before it opens a stream or cuts a clip."""
         with self._lock:
             if self._cameras.get(str(ident)) == camera_id:
                 return
-            self._cameras[str(ident)] = camera_id
+            if camera_id is None:
+                del self._cameras[str(ident)]
+            else:
+                self._cameras[str(ident)] = camera_id
             _write_atomically(self._threads, json.dumps(self._cameras))
 
     def analysing(self, camera_ids: Sequence[str]) -> None:

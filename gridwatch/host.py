@@ -162,6 +162,7 @@ class Host:
             people=self._detectors.get("vehicles"),
             metrics=self.metrics,
             clock=self._clock,
+            at_work=self._this_thread_runs,
         )
         self.publisher = Publisher(
             config.broker,
@@ -174,6 +175,7 @@ class Host:
         self._started_t = self._clock.now()
         self._silent: set[str] = set()
         self._told: dict[str, tuple[object, ...]] = {}
+        self._rare_keyframes: set[str] = set()
         self._status_due_s = 0.0
         self._quarantined: dict[str, str] = {}
 
@@ -272,15 +274,11 @@ class Host:
     def _tell_status(self, camera_id: str, t: float, *, repeat: bool) -> None:
         reader = self.readers[camera_id]
         interval_s = reader.keyframe_interval_s
+        if interval_s is not None:
+            self._judge_keyframes(camera_id, interval_s)
         told = (reader.state, reader.reason, reader.level, camera_id in self._silent)
         if self._told.get(camera_id) == told and not repeat:
             return
-        if interval_s is not None and interval_s > KEYFRAME_WARNING_S and not repeat:
-            log.warning(
-                "camera sends key frames rarely, so every picture must be decoded",
-                camera=camera_id,
-                keyframe_interval_s=round(interval_s, 1),
-            )
         if reader.state is ReaderState.ENDED and reader.reason and not repeat:
             log.error("camera cannot be read", camera=camera_id, reason=reader.reason)
         self._told[camera_id] = told
@@ -298,6 +296,17 @@ class Host:
             "faults": dict(self.engine.faults(camera_id)),
         }
         self.publisher.publish_status(camera_id, status)
+
+    def _judge_keyframes(self, camera_id: str, interval_s: float) -> None:
+        if interval_s <= KEYFRAME_WARNING_S:
+            self._rare_keyframes.discard(camera_id)
+        elif camera_id not in self._rare_keyframes:
+            self._rare_keyframes.add(camera_id)
+            log.warning(
+                "camera sends key frames rarely, so every picture must be decoded",
+                camera=camera_id,
+                keyframe_interval_s=round(interval_s, 1),
+            )
 
     def _end(self, *, patient: bool) -> None:
         """Stop in the order in which data flows, so that nothing that was seen is lost."""
@@ -330,16 +339,13 @@ class Host:
             clock=self._clock,
             ring=ring,
             on_frame=lambda _reader: self._ready.set(),
-            on_state=partial(self._on_state, camera.id),
+            on_state=lambda *_state: self._ready.set(),
+            on_thread=partial(self._this_thread_runs, camera.id),
         )
 
-    def _on_state(self, camera_id: str, state: ReaderState, _reason: str, _t: float) -> None:
-        if (
-            state is ReaderState.CONNECTING
-        ):  # on the reader's thread, before it opens what may crash it
-            with contextlib.suppress(OSError):  # on a full disk a camera still runs
-                self._notes.thread_runs(threading.get_ident(), camera_id)
-        self._ready.set()
+    def _this_thread_runs(self, camera_id: str | None) -> None:
+        with contextlib.suppress(OSError):  # on a full disk a camera still runs
+            self._notes.thread_runs(threading.get_ident(), camera_id)
 
     def _readings(self) -> list[Reading]:
         readings: list[Reading] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -44,7 +44,9 @@ ADVANCE_S = 2.0
 SCENARIO_STATE_S = 10.0  # baselines change slowly; pending dwells are stored every second
 TRIM_S = 3600.0
 CLIP_GRACE_S = 10.0  # a stream that stalls after an alarm still gets the clip of what there is
-
+LAST_CLIPS_S = (
+    0.5  # of the seconds in which SIGTERM must end the daemon; a copied clip takes a tenth of that
+)
 
 _HEALTH_TITLES = {
     "dead": Title(zh="摄像机无画面", en="Camera sends no picture"),
@@ -81,6 +83,7 @@ class _ClipTask:
     camera_id: str
     ticket_id: str
     t_from: float
+    raised_t: float
     t_to: float
 
 
@@ -99,6 +102,8 @@ class Warner:
         people: Detects persons for the blurring of heads; None where no camera asks for it.
         metrics: Takes latencies.
         clock: The host's time.
+        at_work: Told by the thread that cuts clips for which camera it does from now on, or for none, so that a native
+            crash can be attributed.
 
     Attributes:
         raised: Tickets raised since the start.
@@ -119,6 +124,7 @@ class Warner:
         people: DetectorLike | None,
         metrics: Metrics,
         clock: Clock,
+        at_work: Callable[[str | None], None] = lambda _camera_id: None,
     ) -> None:
         self._cameras: dict[str, CameraSettings] = {
             camera.id: camera for camera in config.cameras if camera.enabled
@@ -127,6 +133,7 @@ class Warner:
         self._readers = readers
         self._metrics = metrics
         self._clock = clock
+        self._at_work = at_work
         self._store = store
         self._settings = config.evidence
         self._evidence = evidence
@@ -158,7 +165,7 @@ class Warner:
         self._scenarios_due_s = 0.0
         self._advance_due_s = 0.0
         self._trim_due_s = 0.0
-        self._finish_clips = False
+        self._clips_until_s = float("inf")  # beyond this the end does not wait for another clip
         self._thread = threading.Thread(target=self._run, name="warner", daemon=True)
         self._cutter = threading.Thread(target=self._tend_clips, name="clips", daemon=True)
 
@@ -201,16 +208,18 @@ class Warner:
 
         Args:
             timeout_s: What is not stored by then is seen again after the next start: its dwell was stored before.
-            finish_clips: Cut the clips of alarms whose post-roll is not over from what there is.
+            finish_clips: Take all of that time for clips, also of alarms whose post-roll is not over: they are cut from
+                what there is. Otherwise what takes longer than `LAST_CLIPS_S` is left out.
         """
         self.remember(self._clock.now())
         scenarios = self._scenario_states()
         if scenarios:
             self._queue.put(_Job(self._clock.now(), None, (), _Snapshots({}), scenarios))
-        self._finish_clips = finish_clips
         self._queue.put(None)
         end_s = self._clock.monotonic() + timeout_s
         self._thread.join(timeout_s)
+        if not finish_clips:
+            self._clips_until_s = self._clock.monotonic() + LAST_CLIPS_S
         self._clips_end.set()
         self._cutter.join(max(0.2, end_s - self._clock.monotonic()))
 
@@ -262,7 +271,7 @@ class Warner:
         try:
             while not self._clips_end.wait(IDLE_S):
                 self._cut_clips()
-            self._cut_clips(last=self._finish_clips)
+            self._cut_clips(last=True)
         except StoreError as error:
             self.fault = error
         except Exception as error:
@@ -317,6 +326,7 @@ class Warner:
                     ticket.camera.id,
                     ticket.id,
                     raised_t - self._settings.pre_roll,
+                    raised_t,
                     raised_t + self._settings.post_roll,
                 )
                 with self._clips_lock:
@@ -367,19 +377,28 @@ class Warner:
         privacy = self._privacy[task.camera_id]
 
         def burn(image: Image) -> Image:
-            if self._clips_end.is_set() and not self._finish_clips:
-                raise EvidenceError("the daemon ends")
+            self._check_time_left()
             return privacy.burn(image)
 
+        self._at_work(task.camera_id)
         try:
+            self._check_time_left()
             path = self._evidence.clip_path(task.camera_id, task.t_from, task.ticket_id)
             self._cutting = {path.relative_to(self._evidence.folder).as_posix()}
-            clip = reader.ring.clip(task.t_from, task.t_to, path, burn if privacy.active else None)
+            clip = reader.ring.clip(
+                task.t_from, task.t_to, path, burn if privacy.active else None, task.raised_t
+            )
             evidence = self._evidence.clip(path, clip.t_from, clip.t_to)
         except EvidenceError as error:
             log.error("ticket has no clip", ticket=task.ticket_id, reason=str(error))
             return
+        finally:
+            self._at_work(None)
         self.desk.attach_evidence(task.ticket_id, [evidence], self._clock.now())
+
+    def _check_time_left(self) -> None:
+        if self._clock.monotonic() > self._clips_until_s:
+            raise EvidenceError("the daemon ends")
 
     def _open_paths(self) -> set[str]:
         cutting = self._cutting  # before the tickets are read: by then it may be in one of them

@@ -25,7 +25,7 @@ from pipeline.capture import (
 from pipeline.exceptions import CaptureError
 from pipeline.frame import Frame
 from tests.media import moving_square, scene, write_clip
-from tests.rtsp import RtspServer, rtsp_missing
+from tests.rtsp import RtspServer, free_port, rtsp_missing
 
 MISSING = rtsp_missing()
 real = pytest.mark.skipif(MISSING is not None, reason=f"NOT TESTED against RTSP: {MISSING}")
@@ -266,6 +266,21 @@ def test_mjpeg_over_http_is_stamped_by_arrival(
     frames = take(reader, 6)
     assert frames[-1].t - frames[1].t == pytest.approx(0.8, abs=0.35)
     assert abs(frames[-1].t - time.time()) < 1.0
+    assert reader.stop()
+
+
+def test_every_thread_says_that_it_is_the_cameras_before_it_opens_a_stream() -> None:
+    nobody = f"rtsp://127.0.0.1:{free_port()}"
+    settings = StreamSettings(url=f"{nobody}/small", record=f"{nobody}/large")
+    told: set[str] = set()
+    reader = CameraReader(
+        "cam",
+        settings,
+        ring=PacketRing(10, 10**8),
+        on_thread=lambda: told.add(threading.current_thread().name),
+    )
+    reader.start()
+    wait_for(lambda: told == {"capture-cam", "record-cam"})
     assert reader.stop()
 
 

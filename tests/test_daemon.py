@@ -100,6 +100,8 @@ def test_a_crash_outside_any_camera_blames_none(tmp_path: Path) -> None:
     assert notes.culprit() is None
     notes.report.write_text("Current thread 0x0000000000000001 (most recent call first)")
     assert notes.culprit() == "cam-7"
+    notes.thread_runs(1, None)  # its clip is cut
+    assert notes.culprit() is None
 
 
 def test_an_exception_in_the_analysis_is_blamed_like_a_crash(tmp_path: Path) -> None:

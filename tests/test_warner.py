@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
+from structlog.testing import capture_logs
 
 from alerts.dispatch import Dispatch
 from alerts.evidence import EvidenceStore
 from alerts.rules import AlarmKey, Change, ChangeKind
 from alerts.store import Store
-from alerts.tickets import Ticket
+from alerts.tickets import Ticket, seconds
 from alerts.topics import Topics
 from gridwatch.config import load_config
 from gridwatch.engine import Engine, Outcome
@@ -44,14 +45,22 @@ cameras:
 class Ring:
     """Holds everything; writing a clip takes until `go` is set, picture by picture."""
 
-    span = (0.0, 1e12)
-
-    def __init__(self) -> None:
+    def __init__(self, recorded_t: float = 1e12) -> None:
+        self.span = (0.0, recorded_t)
         self.go = threading.Event()
         self.begun = threading.Event()
+        self.about: list[float | None] = []
 
-    def clip(self, t_from: float, t_to: float, path: Path, burn: Burn | None = None) -> Clip:
+    def clip(
+        self,
+        t_from: float,
+        t_to: float,
+        path: Path,
+        burn: Burn | None = None,
+        about_t: float | None = None,
+    ) -> Clip:
         self.begun.set()
+        self.about.append(about_t)
         while not self.go.wait(0.02):
             if burn is not None:
                 burn(np.zeros((8, 8, 3), np.uint8))
@@ -60,7 +69,12 @@ class Ring:
 
 
 @contextmanager
-def warner(folder: Path, ring: Ring, min_free: str = "0B") -> Iterator[tuple[Warner, Store]]:
+def warner(
+    folder: Path,
+    ring: Ring,
+    min_free: str = "0B",
+    at_work: Callable[[str | None], None] = lambda _camera_id: None,
+) -> Iterator[tuple[Warner, Store]]:
     file = folder / "cameras.yaml"
     file.write_text(dedent(CONFIGURATION).format(min_free=min_free), encoding="utf-8")
     config = load_config(file, {})
@@ -79,6 +93,7 @@ def warner(folder: Path, ring: Ring, min_free: str = "0B") -> Iterator[tuple[War
             people=None,
             metrics=Metrics(list),
             clock=HostClock(),
+            at_work=at_work,
         )
         made.start()
         try:
@@ -127,11 +142,33 @@ def test_the_end_does_not_wait_for_a_long_clip(tmp_path: Path) -> None:
     with warner(tmp_path, ring) as (stage, store):
         stage.take(alarm("zone:a"))
         assert ring.begun.wait(10)
+        stage.take(alarm("zone:b"))
         begun_s = time.monotonic()
-        stage.close(5.0)
+        with capture_logs() as logs:
+            stage.close(5.0)
         assert time.monotonic() - begun_s < 3
         assert stage.fault is None
-        assert [kinds(ticket) for ticket in store.tickets()] == [["picture"]]
+        assert [kinds(ticket) for ticket in store.tickets()] == [["picture"]] * 2
+        tickets = store.tickets()
+    dropped = [(log["ticket"], log["reason"]) for log in logs if "no clip" in log["event"]]
+    assert {ticket for ticket, _ in dropped} == {ticket.id for ticket in tickets}
+    assert {reason for _, reason in dropped} == {"the daemon ends"}
+
+
+def test_the_end_cuts_young_clips_from_what_there_is(tmp_path: Path) -> None:
+    ring = Ring(recorded_t=1.0)  # the post-roll is still to come
+    ring.go.set()
+    told: list[str | None] = []
+    with warner(tmp_path, ring, at_work=told.append) as (stage, store):
+        stage.take(alarm("zone:a"))
+        wait_for(lambda: len(store.tickets()) == 1)
+        assert not ring.begun.is_set()
+        stage.close(5.0)
+        assert stage.fault is None
+        (ticket,) = store.tickets()
+        assert kinds(ticket) == ["clip", "picture"]
+        assert ring.about == [seconds(ticket.warn.raised)]
+    assert told == ["lift", None], "a crash while it was cut would have been the camera's"
 
 
 def test_a_full_disk_costs_the_evidence_and_not_the_host(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class CameraReader:
         ring: Keeps the last packets for clips; of the record stream where there is one.
         on_frame: Called by the reader's thread when a picture is ready to be taken; must be quick.
         on_state: Called by the reader's thread with the new state, the reason in one line and the stream time.
+        on_thread: Called by each of its threads (there is a second one for a record stream) before it opens a stream.
         rng: Source of the back-off's jitter.
     """
 
@@ -106,6 +107,7 @@ class CameraReader:
         ring: PacketRing | None = None,
         on_frame: OnFrame | None = None,
         on_state: OnState | None = None,
+        on_thread: Callable[[], None] = lambda: None,
         rng: random.Random | None = None,
     ) -> None:
         self.camera_id = camera_id
@@ -119,6 +121,7 @@ class CameraReader:
         self._start_t = start_t
         self._on_frame = on_frame
         self._on_state = on_state
+        self._on_thread = on_thread
         self._mailbox = Mailbox()
         self._sampler = Sampler(rate_hz)
         self._rate_hz = rate_hz
@@ -233,7 +236,9 @@ class CameraReader:
         self._thread.start()
         record, analysed = self.settings.recorded_url, self.settings.analysed_url
         if self.ring is not None and record != analysed:
-            self._recorder = _Recorder(self.camera_id, self.settings, self._clock, self.ring)
+            self._recorder = _Recorder(
+                self.camera_id, self.settings, self._clock, self.ring, self._on_thread
+            )
             self._recorder.start()
 
     def take(self, timeout_s: float | None = 0.0) -> Frame | None:
@@ -273,6 +278,7 @@ class CameraReader:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            self._on_thread()
             self._enter(ReaderState.CONNECTING, self._reason)
             started_s = self._clock.monotonic()
             try:
@@ -466,12 +472,18 @@ class _Recorder:
     """Keeps the packets of the record stream without decoding them."""
 
     def __init__(
-        self, camera_id: str, settings: StreamSettings, clock: Clock, ring: PacketRing
+        self,
+        camera_id: str,
+        settings: StreamSettings,
+        clock: Clock,
+        ring: PacketRing,
+        on_thread: Callable[[], None],
     ) -> None:
         self._camera_id = camera_id
         self._settings = settings
         self._clock = clock
         self._ring = ring
+        self._on_thread = on_thread
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"record-{camera_id}", daemon=True)
 
@@ -490,6 +502,7 @@ class _Recorder:
         failing = False
         while not self._stop.is_set():
             started_s = self._clock.monotonic()
+            self._on_thread()
             try:
                 source = AvSource(self._settings, self._settings.recorded_url)
                 try:

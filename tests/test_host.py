@@ -1,0 +1,55 @@
+"""The host's own chores, without cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from gridwatch.config import load_config
+from gridwatch.daemon import CrashNotes
+from gridwatch.host import Host
+from pipeline.capture.decoder import DecodeLevel
+from pipeline.capture.reader import CaptureCounters, ReaderState
+
+CONFIGURATION = """\
+site: {{id: demo}}
+storage: {{folder: {folder}}}
+cameras:
+  - {{id: gate, url: "rtsp://h/1"}}
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    file = tmp_path / "cameras.yaml"
+    file.write_text(CONFIGURATION.format(folder=tmp_path / "state"), encoding="utf-8")
+    made = Host(load_config(file, {}), tmp_path, CrashNotes(tmp_path))
+    yield made
+    made.store.close()
+
+
+def test_rare_key_frames_are_told_once_and_again_after_a_recovery(host: Host) -> None:
+    reader = SimpleNamespace(
+        state=ReaderState.RUNNING,
+        reason="",
+        level=DecodeLevel.ALL,
+        last_t=None,
+        keyframe_interval_s=None,
+        counters=CaptureCounters(),
+    )
+    cast("dict[str, object]", host.readers)["gate"] = reader
+
+    def warnings(*intervals_s: float | None) -> list[object]:
+        with capture_logs() as logs:
+            for number, reader.keyframe_interval_s in enumerate(intervals_s):
+                host._tell_status("gate", 1000.0 + number, repeat=number == 2)
+        return [log["keyframe_interval_s"] for log in logs if "key frames" in log["event"]]
+
+    assert warnings(None, None) == []
+    assert warnings(12.0, 13.0, 14.0, 15.0) == [12.0], "measured after the status was told"
+    assert warnings(2.0, 20.0, 20.0) == [20.0]
