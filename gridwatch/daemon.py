@@ -40,12 +40,20 @@ RESTART_MIN_S = 0.5  # a crash should cost seconds
 RESTART_MAX_S = 30.0  # an engine that cannot start (disk full) should not fill the log
 STABLE_S = 60.0  # an engine that lived this long has earned a fresh back-off
 HEARTBEAT_TIMEOUT_S = 30.0  # longer than any inference or fsync on an overloaded 2-core host
+STARTING_S = 300.0  # on top of that, for imports and models from a cold disk or the check of a store of gigabytes
+STARTING = b"s"  # the heartbeat of an engine that has a long step of its start before it
+POLL_S = 0.05
+# A supervisor that wakes so late was not alone: the machine slept, or swapped, and the engine with it.
+LATE_S = 2.0
 STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
 QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
 MAP_BYTES = 256  # a camera's id, and one page on disk in any case
 ANALYSIS = "@analysis"  # no camera's id: @ is not allowed in one
 TOGETHER = "@together"  # an inference on pictures of several cameras
 KILL_MEMORY_S = 86_400.0  # two kills within a day count as two; less often is cheaper to live with
+
+# A frame of faulthandler's report that is in capture or analysis.
+_WORK = re.compile(r'File ".*/pipeline/(capture|analyse)/')
 
 
 class _Kills(TypedDict):
@@ -136,15 +144,22 @@ class CrashNotes:
         """The calling thread is about to end the engine by an exception, for which it is to blame as for a crash."""
         self.report.write_text(f"Current thread 0x{threading.get_ident():016x} (exception)\n")
 
-    def culprit(self) -> str | None:
-        """The camera whose thread crashed, read from the last report; ``@together`` for several, None for none."""
+    def culprit(self, *, hung: bool = False) -> str | None:
+        """The camera whose thread crashed, read from the last report; ``@together`` for several, None for none.
+
+        Args:
+            hung: It did not crash but stood still: then a camera is to blame only if the thread stood in its capture
+                or analysis.
+        """
         try:
             report = self.report.read_text(encoding="utf-8", errors="replace")
             cameras: dict[str, str] = json.loads(self._threads.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         match = re.search(r"Current thread 0x([0-9a-fA-F]+)", report)
-        camera = cameras.get(str(int(match[1], 16))) if match else None
+        if match is None or (hung and not _WORK.search(report[match.end() :].partition("\n\n")[0])):
+            return None
+        camera = cameras.get(str(int(match[1], 16)))
         if camera == ANALYSIS:
             with contextlib.suppress(OSError):
                 return self._analysing.read_bytes().partition(b"\n")[0].decode() or None
@@ -209,6 +224,7 @@ class Supervisor:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _process: subprocess.Popen[bytes] | None = None
     _ever_ran: bool = False
+    _late_s: float = float("-inf")
 
     def run(self) -> int:
         """Supervise until the end; returns the exit status for the shell."""
@@ -249,9 +265,14 @@ class Supervisor:
         beat = _Heartbeat(process)
         hung = False
         stop_deadline: float | None = None
+        now = time.monotonic()
         while process.poll() is None:
-            time.sleep(0.05)
+            before = now
+            time.sleep(POLL_S)
             now = time.monotonic()
+            if now - before > LATE_S:
+                self._late_s = now
+                beat.last_s += now - before  # time that the engine did not have either
             if self._stopping.is_set():
                 stop_deadline = stop_deadline or now + STOP_TIMEOUT_S
                 if now > stop_deadline:
@@ -277,7 +298,9 @@ class Supervisor:
             reason = f"was killed by {signal.Signals(-status).name}"
         else:
             reason = f"ended with status {status}"
-        culprit = self.notes.culprit()
+        # What made the supervisor late may have made the engine late.
+        strained = hung and time.monotonic() - self._late_s < 2 * HEARTBEAT_TIMEOUT_S
+        culprit = None if strained else self.notes.culprit(hung=hung)
         quarantined = culprit is not None and self.notes.add_kill(culprit, time.time(), reason)
         log.error(
             "engine died and is restarted",
@@ -298,7 +321,7 @@ class _Heartbeat:
     """Notes when the engine last said that its loop turns."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.last_s = time.monotonic() + 60.0  # imports and model loading on a cold disk
+        self.last_s = time.monotonic() + STARTING_S
         self.heard = False
         assert process.stdout is not None  # noqa: S101 - Popen was told to make it
         self._pipe = process.stdout
@@ -306,9 +329,12 @@ class _Heartbeat:
 
     def _read(self) -> None:
         with self._pipe:
-            while os.read(self._pipe.fileno(), 64):
-                self.last_s = time.monotonic()
-                self.heard = True
+            while beats := os.read(self._pipe.fileno(), 64):
+                if beats.endswith(STARTING):
+                    self.last_s = time.monotonic() + STARTING_S
+                else:
+                    self.last_s = time.monotonic()
+                    self.heard = True
 
 
 def engine_command(config: Path, *options: str) -> list[str]:

@@ -23,7 +23,7 @@ from alerts.mqtt import CommandReceiver, Publisher
 from alerts.store import Store
 from alerts.topics import Topics
 from gridwatch.config import CameraSettings, Config, load_config
-from gridwatch.daemon import CrashNotes, EngineLock
+from gridwatch.daemon import STARTING, CrashNotes, EngineLock
 from gridwatch.engine import DetectorLike, Engine
 from gridwatch.logs import configure_logging
 from gridwatch.metrics import Metrics, Reading
@@ -105,6 +105,7 @@ class Host:
         notes: The supervisor's crash notes.
         once: End when all file sources have ended.
         clock: The host's time.
+        starting: Called before and after what may take minutes.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Host:
         *,
         once: bool = False,
         clock: Clock | None = None,
+        starting: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self._notes = notes
@@ -141,7 +143,9 @@ class Host:
         )
         self.metrics = Metrics(self._readings)
         topics = Topics(config.site.id)
-        self.store = Store(config.database_url())
+        starting()
+        self.store = Store(config.database_url())  # checks it from end to end
+        starting()
         self._evidence_server: EvidenceServer | None = None
         key = load_key(folder / "evidence.key") if config.evidence.url_base else None
         evidence = EvidenceStore(config.evidence, folder / "evidence", key, self._clock.now)
@@ -394,7 +398,9 @@ def main(arguments: list[str] | None = None) -> int:
         with notes.report.open("w") as report:
             faulthandler.enable(report)
             threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
-            Host(config, folder, notes, once=once).run(stop, _beat)
+            Host(config, folder, notes, once=once, starting=partial(_beat, STARTING)).run(
+                stop, _beat
+            )
             faulthandler.disable()
     except GridwatchError as error:
         for line in str(error).splitlines():
@@ -413,9 +419,9 @@ def _follow_supervisor(stop: threading.Event) -> None:
     os._exit(1)
 
 
-def _beat() -> None:
+def _beat(kind: bytes = b".") -> None:
     with contextlib.suppress(OSError):
-        os.write(1, b".")
+        os.write(1, kind)
 
 
 if __name__ == "__main__":

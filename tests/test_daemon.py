@@ -147,6 +147,66 @@ def test_a_hung_engine_is_killed_and_restarted(
     assert watch.restarts == 1
 
 
+def test_a_long_start_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "HEARTBEAT_TIMEOUT_S", 0.3)
+    code = (
+        "import os, time\n"
+        "os.write(1, b's'); time.sleep(1.5); os.write(1, b's'); time.sleep(0.5); os.write(1, b'.')"
+    )
+    watch = Supervisor([sys.executable, "-c", code], CrashNotes(tmp_path))
+    assert watch.run() == 0
+    assert watch.restarts == 0
+
+
+def hung_report(folder: Path, file: str) -> CrashNotes:
+    notes = CrashNotes(folder)
+    notes.analysing(["cam-7"])
+    ident = threading.get_ident()
+    notes.report.write_text(
+        f"Fatal Python error: Aborted\n\nThread 0x01 (most recent call first):\n"
+        f'  File "/x/pipeline/capture/reader.py", line 9 in _read\n\n'
+        f"Current thread {ident:#018x} (most recent call first):\n"
+        f'  File "{file}", line 7 in f\n  File "/x/gridwatch/host.py", line 1 in main\n\n'
+        f'Thread 0x02 (most recent call first):\n  File "/x/pipeline/analyse/a.py", line 1 in f\n'
+    )
+    return notes
+
+
+def test_a_hang_is_blamed_only_on_whose_analysis_stood_still(tmp_path: Path) -> None:
+    notes = hung_report(tmp_path, "/x/pipeline/analyse/detector.py")
+    assert notes.culprit(hung=True) == "cam-7"
+    notes = hung_report(tmp_path, "/x/alerts/store.py")
+    assert notes.culprit(hung=True) is None
+    assert notes.culprit() == "cam-7"
+
+
+@pytest.mark.parametrize("slept", [False, True])
+def test_a_machine_that_slept_is_no_hang_and_no_cameras_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: bool
+) -> None:
+    """The engine stands still for a second, inside a camera's analysis; the supervisor with it, or not."""
+    monkeypatch.setattr(daemon, "HEARTBEAT_TIMEOUT_S", 0.5)
+    hung_report(tmp_path, "/x/pipeline/analyse/detector.py")
+    monkeypatch.setattr(CrashNotes, "clear_report", lambda _notes: None)
+    code = (
+        "import os, sys, time, pathlib; p = pathlib.Path(sys.argv[1]); n = p.exists(); p.touch()\n"
+        "os.write(1, b'.')\n"
+        "time.sleep(0 if n else 1.2)"
+    )
+    watch = Supervisor([sys.executable, "-c", code, str(tmp_path / "seen")], CrashNotes(tmp_path))
+    if slept:
+        real = time.sleep
+
+        def sleep(seconds: float) -> None:
+            real(1.0 if (tmp_path / "seen").exists() and watch._late_s < 0 else seconds)
+
+        monkeypatch.setattr(daemon, "LATE_S", 0.5)
+        monkeypatch.setattr(time, "sleep", sleep)
+    assert watch.run() == 0
+    assert watch.restarts == (0 if slept else 1)
+    assert watch.notes.suspicious is not slept
+
+
 def test_a_configuration_error_is_not_retried(tmp_path: Path) -> None:
     watch = Supervisor([sys.executable, "-c", "raise SystemExit(2)"], CrashNotes(tmp_path))
     assert watch.run() == 2
