@@ -325,8 +325,12 @@ class EvidenceStore:
         return path.relative_to(self.folder).as_posix()
 
     def _make_room(self, path: Path) -> None:
+        folders = (path.parent, *path.parent.parents)
         try:
+            fresh = [folder for folder in folders if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            for folder in fresh:
+                _sync_folder(folder.parent)
             disk = os.statvfs(path.parent)
         except OSError as error:
             raise EvidenceError(f"evidence folder {self.folder}: {error.strerror}") from error
@@ -384,7 +388,7 @@ def _delete(path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is only on the disk when its folder is."""
+    """What was made or renamed in a folder is only on the disk when the folder is."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -25,7 +25,7 @@ from alerts.connection import BrokerSettings
 from alerts.dispatch import DispatchSettings
 from alerts.evidence import EvidenceSettings
 from alerts.privacy import PrivacySettings
-from alerts.storm import StormSettings
+from alerts.storm import HEALTH, StormSettings
 from gridwatch.located_yaml import LocatedYaml, YamlPath, load_located
 from pipeline.analyse.scenario import ScenarioParameters, load_scenario, scenario_names
 from pipeline.capture.health import HealthParameters
@@ -377,6 +377,13 @@ def _cross_checks(document: LocatedYaml, config: Config) -> Iterator[str]:
         seen.setdefault(camera.id, index)
         if (problem := config.dispatch.problem(camera.grid)) is not None:
             yield f"{document.place(('cameras', index, 'grid'))}: {problem}"
+    named = {"camera": list(seen), "scenario": [*scenario_names(), HEALTH]}
+    for index, mute in enumerate(config.storm.mutes):
+        for key, known in named.items():
+            name = getattr(mute, key)
+            if name and name not in known:
+                place = document.place(("storm", "mutes", index, key))
+                yield f"{place}: there is no {key} {name!r}{_suggest(name, known) or _one_of(known)}"
     if not config.cameras:
         yield f"{document.place(('cameras',))}: expected at least one camera, found none"
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 
 from gridwatch.config import Config, load_config
+from pipeline.analyse import scenario
+from pipeline.analyse.scenario import Scenario
 from pipeline.exceptions import ConfigError
 from tests.conftest import REPOSITORY
 
@@ -200,3 +203,51 @@ def test_a_grid_that_cannot_be_a_topic_is_said_at_once(tmp_path: Path, grid: str
     )
     with pytest.raises(ConfigError, match=r"cameras.yaml:2: cameras\[0\]\.grid: found"):
         load_config(file, {})
+
+
+@pytest.mark.parametrize(
+    ("mute", "expected"),
+    [
+        (
+            "camera: cam-2",
+            "5: storm.mutes[0].camera: there is no camera 'cam-2'; did you mean 'cam-1'?",
+        ),
+        (
+            "scenario: fires",
+            "5: storm.mutes[0].scenario: there is no scenario 'fires'; did you mean 'fire'?",
+        ),
+        (
+            "scenario: zzz",
+            "5: storm.mutes[0].scenario: there is no scenario 'zzz'; expected one of",
+        ),
+    ],
+)
+def test_a_mute_of_what_there_is_not_is_refused(tmp_path: Path, mute: str, expected: str) -> None:
+    text = """\
+        site: {{id: demo}}
+        cameras: [{{id: cam-1, url: rtsp://h/1, scenarios: {{fire: {{}}}}}}]
+        storm:
+          mutes:
+            - {mute}
+              windows: ["07:00-09:00"]
+        """
+    assert problem(tmp_path, text.format(mute=mute)).startswith(expected)
+    for known in ("camera: cam-1", "scenario: fire", "scenario: camera_health"):
+        assert load(tmp_path, text.format(mute=known)).storm.mutes
+
+
+@pytest.mark.parametrize(
+    ("title", "language"), [({"zh": "门"}, "en"), ({"en": "Door", "zh": ""}, "zh"), (None, "zh")]
+)
+def test_a_scenario_without_a_title_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, title: object, language: str
+) -> None:
+    members = {"id": "door"} | ({} if title is None else {"title": title})
+    door = type("Door", (Scenario,), members)
+    point = SimpleNamespace(name="door", value="plugin:Door", load=lambda: door)
+    monkeypatch.setattr(scenario, "entry_points", lambda group: [point])  # noqa: ARG005
+    said = problem(tmp_path, MINIMAL.replace("fire", "door"))
+    assert said.startswith(
+        "5: cameras[0].scenarios.door: scenario 'door': plugin:Door has no title"
+    )
+    assert f"in {language!r}, expected" in said

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
+from alerts import evidence as evidence_module
 from alerts.evidence import EvidenceSettings, EvidenceStore, load_key, sign, thumbnail, verify
 from alerts.evidence_server import EvidenceServer
 from alerts.privacy import Privacy, PrivacySettings
@@ -64,6 +65,27 @@ def test_a_picture_is_kept_plain_and_with_its_boxes(tmp_path: Path) -> None:
     assert decoded is not None
     assert decoded[135, 118:123, 2].max() > 180
     assert not list(store.folder.rglob("*.part"))
+
+
+def test_fresh_folders_are_on_the_disk_before_their_pictures_path_is_given_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = evidence_module._sync_folder
+
+    def sync(folder: Path) -> None:
+        synced.append(folder)
+        real(folder)
+
+    monkeypatch.setattr(evidence_module, "_sync_folder", sync)
+    store = store_in(tmp_path)
+    (plain,), _ = store.save_picture("lift-1", T, noise())
+    day = store.folder / "2027-01-15"
+    assert set(synced) == {tmp_path, store.folder, day, day / "lift-1"}
+    assert synced[-1] == (store.folder / plain.path).parent
+    synced.clear()
+    store.save_picture("lift-1", T, noise())
+    assert synced == [day / "lift-1"], "no more than that once they are there"
 
 
 def test_without_boxes_there_is_one_picture(tmp_path: Path) -> None:
@@ -129,6 +151,9 @@ def test_a_full_disk_is_an_evidence_error_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EvidenceError, match=r"evidence folder .*: No space left on device"):
+        store.save_picture("lift-1", T, noise())
+    # Now with a folder that is there already.
     with pytest.raises(EvidenceError, match=r"picture 2027.*\.jpg: No space left on device"):
         store.save_picture("lift-1", T, noise())
     assert [path for path in store.folder.rglob("*") if path.is_file()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from importlib.metadata import entry_points
@@ -148,7 +149,7 @@ def load_scenario(name: str) -> type[Scenario[ScenarioParameters]]:
     """The scenario class behind an identifier.
 
     Raises:
-        ScenarioError: if there is none of that name, or it cannot be imported, or is no scenario.
+        ScenarioError: if there is none of that name, or it cannot be imported, or is no scenario, or has no title.
     """
     points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
     if not points:
@@ -161,4 +162,11 @@ def load_scenario(name: str) -> type[Scenario[ScenarioParameters]]:
         raise ScenarioError(f"scenario {name!r} cannot be imported: {error}") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Scenario)):
         raise ScenarioError(f"scenario {name!r}: {points[0].value} is no Scenario class")
+    title = getattr(loaded, "title", None)
+    for language in ("zh", "en"):  # of every ticket
+        if not (isinstance(title, Mapping) and title.get(language)):
+            raise ScenarioError(
+                f"scenario {name!r}: {points[0].value} has no title in {language!r}, "
+                "expected one in 'zh' and one in 'en'"
+            )
     return loaded
