@@ -396,6 +396,14 @@ def test_weak_boxes_keep_a_stay_and_start_none() -> None:
     assert {o.condition for o in later} == {Condition.HOLDS}
 
 
+def test_a_place_that_is_seen_badly_nearly_always_does_not_hold() -> None:
+    scenario = parking()
+    watch(Street([Actor(at(0.5, 0.7))]), 5, 1.0, scenario)
+    later = watch(Street([Actor(at(0.5, 0.7), confidence=0.2)]), 60, 1.0, scenario, start_s=6)
+    assert later[-1].condition is Condition.UNKNOWN
+    assert later[-1].detail["reason"] == "weakly detected"
+
+
 def test_outside_the_hours_stays_are_clear_and_remembered() -> None:
     """T0 is a Wednesday, 16:26:40 UTC."""
     scenario = parking(active=["16:27-17:00"])
