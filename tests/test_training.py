@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.assemble import Box, Item, add_pseudo, assemble, read_items, without_leaks
+from models.training.assemble import add_pseudo, assemble, read_items, without_leaks
 from models.training.compose import Composer, cut_out, warp
 from models.training.evaluate import Picture, average_precision, image_level, iou_matrix
+from models.training.items import Box, Item
 from models.training.manifest import ManifestError, load_manifest
 
 cv2 = pytest.importorskip("cv2")

@@ -11,11 +11,12 @@ import argparse
 import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from models.training.items import Box, Item
 from models.training.manifest import Manifest, ManifestError, SourceSet, load_manifest
 
 __all__ = ["Box", "Item", "add_pseudo", "assemble", "read_boxes", "read_items", "without_leaks"]
@@ -26,36 +27,6 @@ PICTURES = {".webp", ".jpg", ".jpeg", ".png"}
 Teacher = Callable[[Path], Sequence["Box"]]
 Make = Callable[[Path, Sequence["Box"], int, Path], Sequence["Box"]]
 Composer = Callable[[Sequence["Item"]], Make | None]
-
-
-@dataclass(frozen=True)
-class Box:
-    """One labelled box: class id, centre and size relative to the picture (0..1)."""
-
-    class_id: int
-    cx: float
-    cy: float
-    width: float
-    height: float
-
-    def line(self) -> str:
-        """The box as a YOLO label line."""
-        return f"{self.class_id} {self.cx:.6f} {self.cy:.6f} {self.width:.6f} {self.height:.6f}"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture with what is known about it. `complete` are the fully labelled class ids."""
-
-    picture: Path
-    source: str
-    group: str
-    split: str
-    boxes: tuple[Box, ...]
-    complete: frozenset[int]
-    repeat: int = 1
-    compose: int = 0
-    pseudo: frozenset[int] = frozenset()
 
 
 def read_boxes(path: Path, class_map: dict[int, int]) -> tuple[Box, ...]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.training.assemble import Box, Item
+from models.training.items import Box, Item
 
 __all__ = ["Composer", "cabin_composer", "cut_out", "warp"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ultralytics import YOLO
 
-from models.training.assemble import Box
+from models.training.items import Box
 from models.training.manifest import Manifest
 
 __all__ = ["make_teacher"]
