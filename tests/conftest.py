@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # CI machines are noisy: a slow example is no bug, and a fixed seed would look at the same examples for ever.
@@ -14,6 +16,13 @@ settings.register_profile(
 settings.load_profile("gridwatch")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_imported() -> Iterator[None]:
+    """A command that sets up logging would leave the next test a logger on a closed standard error."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
