@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluation import ClipOutcome, Evaluation
-from benchmarks.intervals import CONFIDENCE
+from alerts.intervals import CONFIDENCE
 from benchmarks.labels import Event
 from benchmarks.runner import START_T
 from benchmarks.score import LABEL_TOLERANCE_S

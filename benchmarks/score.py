@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from benchmarks.intervals import (
+from alerts.intervals import (
     bootstrap_lower,
     clopper_pearson_lower,
     further_true_needed,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 
-from benchmarks.intervals import (
+from alerts.intervals import (
     bootstrap_lower,
     clopper_pearson_lower,
     further_true_needed,
