@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation import ClipOutcome, Evaluation
 from alerts.intervals import CONFIDENCE
+from benchmarks.evaluation import ClipOutcome, Evaluation
 from benchmarks.labels import Event
 from benchmarks.runner import START_T
 from benchmarks.score import LABEL_TOLERANCE_S
