@@ -90,20 +90,10 @@ class Engine:
         self._detectors = detectors
         self._at_work = at_work
         self._lanes: dict[str, _Lane] = {}
-        timezone = config.timezone
+        self._timezone = config.timezone
         chosen = [c for c in config.cameras if c.enabled] if cameras is None else list(cameras)
         for camera in chosen:
-            context = CameraContext(camera.id, timezone)
-            scenarios = [
-                load_scenario(name)(context, parameters)
-                for name, parameters in camera.scenarios.items()
-            ]
-            thresholds = {name: detector.thresholds for name, detector in detectors.items()}
-            self._lanes[camera.id] = _Lane(
-                settings=camera,
-                analyser=CameraAnalyser(context, scenarios, thresholds),
-                health=CameraHealth(camera.id, camera.health) if camera.health else None,
-            )
+            self._lanes[camera.id] = self._lane(camera)
         self.rules = RuleBook(self._parameters_of)
         self._failing: set[str] = set()
 
@@ -117,8 +107,8 @@ class Engine:
         lane = self._lanes[camera_id]
         missing = {
             name: f"model {model} is not usable"
-            for name in lane.settings.scenarios
-            if (model := load_scenario(name).model) is not None
+            for name, parameters in lane.settings.scenarios.items()
+            if (model := load_scenario(name).model_for(parameters)) is not None
             and (model not in self._detectors or model in self._failing)
         }
         return missing | lane.analyser.faults
@@ -188,6 +178,40 @@ class Engine:
         lane.analyser.restore({k: v for k, v in state.items() if k != HEALTH})
         if lane.health is not None and HEALTH in state:
             lane.health.restore(state[HEALTH])
+
+    def reconfigure(self, camera: CameraSettings) -> None:
+        """Go on with other parameters for one of the cameras.
+
+        Its dwells, its alarms and what its scenarios have learnt are kept as over a restart, but there is no gap.
+
+        Args:
+            camera: With the same scenarios as before.
+
+        Raises:
+            Exception: whatever a plug-in raises that does not like its parameters; all is then as it was.
+        """
+        before = self._lanes[camera.id].settings
+        if (before.scenarios, before.health) == (camera.scenarios, camera.health):
+            self._lanes[camera.id].settings = camera
+            return
+        lane = self._lane(camera)
+        kept = self.state(camera.id)
+        self._lanes[camera.id] = lane
+        self.restore(camera.id, kept)
+        self.rules.restore(camera.id, self.rules.snapshot(camera.id))  # with the new parameters
+
+    def _lane(self, camera: CameraSettings) -> _Lane:
+        context = CameraContext(camera.id, self._timezone)
+        scenarios = [
+            load_scenario(name)(context, parameters)
+            for name, parameters in camera.scenarios.items()
+        ]
+        thresholds = {name: detector.thresholds for name, detector in self._detectors.items()}
+        return _Lane(
+            settings=camera,
+            analyser=CameraAnalyser(context, scenarios, thresholds),
+            health=CameraHealth(camera.id, camera.health) if camera.health else None,
+        )
 
     def _judge(self, frame: Frame, results: Mapping[str, sv.Detections]) -> Outcome:
         self._at_work([frame.camera_id])

@@ -67,7 +67,10 @@ def models_needed(cameras: list[CameraSettings]) -> dict[str, list[str]]:
     """Camera ids by the model that their scenarios (or head blurring) need."""
     needed: dict[str, list[str]] = {}
     for camera in cameras:
-        names = {load_scenario(name).model for name in camera.scenarios}
+        names = {
+            load_scenario(name).model_for(parameters)
+            for name, parameters in camera.scenarios.items()
+        }
         if camera.privacy.blur_heads:
             names.add("vehicles")  # it knows persons
         for name in filter(None, names):

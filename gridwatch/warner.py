@@ -137,6 +137,7 @@ class Warner:
         self._store = store
         self._settings = config.evidence
         self._evidence = evidence
+        self._people = people
         self._privacy = {
             camera.id: Privacy(camera.privacy, people) for camera in self._cameras.values()
         }
@@ -145,12 +146,9 @@ class Warner:
         storm = StormControl(
             config.storm, config.timezone, lambda camera_id: self._cameras[camera_id].group
         )
-        infos = {
-            camera.id: CameraInfo(camera.id, camera.name, camera.grid, camera.simulated)
-            for camera in self._cameras.values()
-        }
+        self._infos = {camera.id: _info(camera) for camera in self._cameras.values()}
         self.desk = TicketDesk(
-            store, topics, config.host, infos, self._describe, storm, dispatch.inboxes
+            store, topics, config.host, self._infos, self._describe, storm, dispatch.inboxes
         )
         self._restore()
         self.raised = 0
@@ -187,6 +185,12 @@ class Warner:
             # Pictures are large, and only tickets have one.
             frame = outcome.frame if raised else None
             self._queue.put(_Job(self._clock.now(), frame, outcome.changes, rules, scenarios))
+
+    def reconfigure(self, camera: CameraSettings) -> None:
+        """Go on with other settings of a camera; what waits to be stored is described by the new ones."""
+        self._cameras[camera.id] = camera
+        self._privacy[camera.id] = Privacy(camera.privacy, self._people)
+        self._infos[camera.id] = _info(camera)
 
     def remember(self, t: float) -> None:
         """Have pending dwells (and now and then the scenarios' baselines) stored, where they changed."""
@@ -411,10 +415,15 @@ class Warner:
             return Description(_HEALTH_TITLES[change.key.subject], severity)
         scenario = load_scenario(change.key.scenario)
         parameters = camera.scenarios[change.key.scenario]
-        entry = self._weights.get(scenario.model) if scenario.model is not None else None
+        model = scenario.model_for(parameters)
+        entry = self._weights.get(model) if model is not None else None
         return Description(
             Title(zh=scenario.title["zh"], en=scenario.title["en"]),
             parameters.severity,
-            scenario.model,
+            model,
             entry.sha256 if entry is not None else None,
         )
+
+
+def _info(camera: CameraSettings) -> CameraInfo:
+    return CameraInfo(camera.id, camera.name, camera.grid, camera.simulated)

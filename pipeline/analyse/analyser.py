@@ -123,7 +123,7 @@ class CameraAnalyser:
         return frozenset(
             model
             for r in due
-            if (model := r.scenario.model) in self._thresholds
+            if (model := r.scenario.active_model) in self._thresholds
             and model is not None
             and self._must_infer(r, model, frame.t)
         )
@@ -220,7 +220,9 @@ class CameraAnalyser:
 
     def _see(self, model: str, detections: sv.Detections, t: float) -> None:
         if model not in self._sights:
-            rates = [self._need(r, t).rate_hz for r in self._live() if r.scenario.model == model]
+            rates = [
+                self._need(r, t).rate_hz for r in self._live() if r.scenario.active_model == model
+            ]
             slowest_s = 1 / min((rate for rate in rates if rate > 0), default=1.0)
             lost_s = max(LOST_S, LOST_LOOKS * slowest_s)
             self._sights[model] = _Sight(Tracker(self._thresholds.get(model, {}), lost_s=lost_s))
@@ -230,13 +232,15 @@ class CameraAnalyser:
         sight.detections, sight.t = sight.tracker.update(detections, t), t
 
     def _scene(self, scenario: AnyScenario, frame: Frame, motion: Motion) -> Scene:
-        sight = self._sights.get(scenario.model) if scenario.model is not None else None
+        sight = (
+            self._sights.get(scenario.active_model) if scenario.active_model is not None else None
+        )
         return Scene(
             frame=frame,
             motion=motion,
             detections=sight.detections if sight is not None else None,
             detections_t=sight.t if sight is not None and sight.detections is not None else frame.t,
-            thresholds=self._thresholds.get(scenario.model or "", {}),
+            thresholds=self._thresholds.get(scenario.active_model or "", {}),
         )
 
     def _observe(self, r: _Running, scene: Scene) -> list[Observation]:

@@ -204,33 +204,23 @@ class Grid:
         size = (self.cols * self._SIDE, self.rows * self._SIDE)
         return np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def sample(
-        self, image: Image, mask: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[Floats, Floats]:
+    def sample(self, image: Image) -> tuple[Floats, Floats]:
         """Each cell's colour and roughness.
 
         Args:
             image: (h, w, 3) uint8 BGR.
-            mask: (h, w) bool, pixels that count besides the region's own outline; None counts all.
 
         Returns:
-            (n, 3) float64 linear RGB medians, NaN where the mask leaves less than `_COVER` of a cell; and (n,)
-            float64 interquartile range of the green level, 0..255.
+            (n, 3) float64 linear RGB medians; and (n,) float64 interquartile range of the green level, 0..255.
         """
         values = self._cells(self._crop(image))[self.index].astype(np.int16)
-        valid = self._valid
-        if mask is not None:
-            valid = valid & self._cells(self._crop(mask.astype(np.uint8))[:, :, None])[
-                self.index, :, 0
-            ].astype(bool)
-        values[~valid] = 255 + 1  # sorts behind every level
+        values[~self._valid] = 255 + 1  # sorts behind every level
         values.sort(axis=1)
-        count = valid.sum(axis=1)
+        count = self._valid.sum(axis=1)
 
         def quantile(share: float) -> npt.NDArray[np.int16]:
-            rank = np.maximum(count - 1, 0) * share
+            rank = (count - 1) * share
             return np.take_along_axis(values, rank.astype(np.int64)[:, None, None], axis=1)[:, 0]
 
-        colour = srgb_to_linear(np.minimum(quantile(0.5), 255).astype(np.uint8)[:, ::-1])
-        colour[count < self._COVER * valid.shape[1]] = np.nan
+        colour = srgb_to_linear(quantile(0.5).astype(np.uint8)[:, ::-1])
         return colour, (quantile(0.75) - quantile(0.25))[:, 1].astype(np.float64)

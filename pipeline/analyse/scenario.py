@@ -101,7 +101,12 @@ class Scenario(ABC, Generic[P]):
         id: Identifier in cameras.yaml, tickets and topics.
         title: Ticket title by language (``zh``, ``en``).
         Parameters: Its parameter class.
-        model: Name of the model in the registry that it needs, or None.
+        model: Name of the model in the registry that it needs, or None; where it depends on the parameters, see
+            `model_for`.
+
+    Attributes:
+        active_model: The model that is to see this camera's frames now; a scenario that needs it for a while only
+            sets it to None afterwards.
     """
 
     id: ClassVar[str]
@@ -112,6 +117,12 @@ class Scenario(ABC, Generic[P]):
     def __init__(self, camera: CameraContext, parameters: P) -> None:
         self.camera = camera
         self.parameters = parameters
+        self.active_model = self.model_for(parameters)
+
+    @classmethod
+    def model_for(cls, parameters: ScenarioParameters) -> str | None:  # noqa: ARG003
+        """The model that a camera with these parameters needs."""
+        return cls.model
 
     @abstractmethod
     def need(self, t: float) -> Need:

@@ -8,12 +8,12 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.analyse.colour import (
     Grid,
@@ -22,6 +22,7 @@ from pipeline.analyse.colour import (
     linear_to_lab,
     name_water_colour,
 )
+from pipeline.analyse.region import RegionFinder
 from pipeline.analyse.scenario import CameraContext, Need, Scenario, ScenarioParameters, Scene
 from pipeline.frame import Image
 from pipeline.observation import Condition, Json, Observation, RelativeBox
@@ -31,13 +32,16 @@ __all__ = ["RiverDiscoloration", "RiverParameters"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+_Outline: TypeAlias = tuple[tuple[Polygon, ...], tuple[Polygon, ...]]
+"""Polygons of the water, and of the holes in it."""
+_OUTLINE: TypeAdapter[_Outline] = TypeAdapter(_Outline)
 
 
 class RiverParameters(ScenarioParameters):
     """Parameters of `river_discoloration`; all times in seconds.
 
     Attributes:
-        water: Outline of the water.
+        water: Outline of the water. Without one, the model ``water`` finds it before the warm-up begins.
         reference: Dry surfaces that do not change (a wall, a bank): the measure of the light. Without any, the light is
             estimated from everything in the picture that is not water.
         warm_up: How long the water is learnt before anything is said of it.
@@ -54,7 +58,7 @@ class RiverParameters(ScenarioParameters):
     cooldown: Duration = 600.0
     max_gap: Duration = 60.0
 
-    water: Polygon
+    water: Polygon | None = None
     reference: tuple[Polygon, ...] = ()
     warm_up: Duration = 300.0
     min_delta_e: float = Field(default=8.0, gt=0)
@@ -68,6 +72,8 @@ REFERENCE_ROWS, REFERENCE_COLS = 6, 8
 # Frames over which each cell's median is taken: what passes in fewer than three of them (a bird, a wave's glint, a
 # boat at speed) leaves no trace.
 SMOOTHING = 5
+FIND_LOOKS = 8  # at the model's water, spread over `FIND_SHARE` of a warm-up
+FIND_SHARE = 0.25
 WARM_UP_SAMPLES = 120  # kept of a warm-up however long it is
 MIN_WARM_UP_SAMPLES = 6
 # Lightness counts this much beside chroma: a cloud's or a bridge's shadow (a factor of 0.3 in light, some 20 L*) stays
@@ -151,25 +157,30 @@ class RiverDiscoloration(Scenario[RiverParameters]):
 
     def __init__(self, camera: CameraContext, parameters: RiverParameters) -> None:
         super().__init__(camera, parameters)
-        self._water = Grid((parameters.water,), rows=ROWS, cols=COLS)
-        self._dry = (
-            Grid(parameters.reference, rows=REFERENCE_ROWS, cols=REFERENCE_COLS)
-            if parameters.reference
-            else Grid((), (parameters.water,), rows=ROWS, cols=COLS)
-        )
+        self._changed: Bools = np.zeros(0, bool)
+        self._finder = RegionFinder()
+        self._look_t = -math.inf
+        self._found: _Outline = ((), ())
+        if parameters.water is not None:
+            self._settle((parameters.water,), ())
         shortest = max(min(parameters.raise_after, parameters.warm_up), 1.0)
         self._rate_hz = min(2.0, max(0.5, 10.0 / shortest))  # ten looks within the shortest time
         self._normals: dict[int, _Normal] = {}
         self._warming: list[tuple[float, _Reading]] = []
         self._recent: deque[_Reading] = deque(maxlen=SMOOTHING)
         self._last_t: float | None = None
-        self._changed = np.zeros(len(self._water), bool)
         self._touched: deque[tuple[float, Bools]] = deque()
         self._frozen_since: float | None = None
 
+    @classmethod
+    def model_for(cls, parameters: ScenarioParameters) -> str | None:
+        """The segmentation model, where nobody outlined the water."""
+        outlined = isinstance(parameters, RiverParameters) and parameters.water is not None
+        return None if outlined else "water"
+
     def need(self, t: float) -> Need:  # noqa: ARG002
-        """Half a frame a second, or up to two where the configured times are short; no inference."""
-        return Need(self._rate_hz)
+        """Half a frame a second, or up to two where the configured times are short; inference to find the water."""
+        return Need(self._rate_hz, inference=self.active_model is not None)
 
     def interrupt(self, t: float) -> list[Observation]:
         """The water is unknown until pictures return; what was in motion is forgotten."""
@@ -180,8 +191,10 @@ class RiverDiscoloration(Scenario[RiverParameters]):
 
     def observe(self, scene: Scene) -> list[Observation]:
         """One observation of the subject ``water``."""
-        t, image = scene.frame.t, scene.frame.image
-        reading, reason = self._read(image, _water_mask(scene))
+        t = scene.frame.t
+        if self.active_model is not None:
+            return [self._find(scene)]
+        reading, reason = self._read(scene.frame.image)
         if reading is None:
             return [self._unknown(t, reason)]
         self._recent.append(reading)
@@ -200,6 +213,35 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         holds = patch.share >= self.parameters.min_share
         object_like = moving > MOVING_SHARE or rougher > ROUGHER
         return [self._judge(t, comparison, patch, moving, rougher, holds, object_like)]
+
+    def _settle(self, inside: tuple[Polygon, ...], holes: tuple[Polygon, ...]) -> None:
+        """From now on this is the water; the light is measured on the dry reference, or on all that is not water."""
+        reference = self.parameters.reference
+        self._water = Grid(inside, holes, rows=ROWS, cols=COLS)
+        self._dry = (
+            Grid(reference, rows=REFERENCE_ROWS, cols=REFERENCE_COLS)
+            if reference
+            else Grid((), inside, rows=ROWS, cols=COLS)
+        )
+        self._changed = np.zeros(len(self._water), bool)
+        self.active_model = None
+
+    def _find(self, scene: Scene) -> Observation:
+        t = scene.frame.t
+        gap_s = self.parameters.warm_up * FIND_SHARE / FIND_LOOKS
+        if scene.detections is not None and scene.detections_t >= self._look_t + gap_s:
+            self._look_t = scene.detections_t
+            self._finder.add(_water_mask(scene))
+        if self._finder.looks < FIND_LOOKS:
+            return self._unknown(t, "finding_water", looks=self._finder.looks)
+        found = self._finder.outline()
+        self._finder = RegionFinder()
+        # A sliver without a cell of its own is no water to watch.
+        if not found[0] or not len(Grid(*found, rows=ROWS, cols=COLS)):
+            return self._unknown(t, "no_water_found")
+        self._found = found
+        self._settle(*found)
+        return self._unknown(t, "warming_up", remaining_s=self.parameters.warm_up)
 
     def _judge(
         self,
@@ -264,12 +306,10 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             detail={"reason": reason, **detail},
         )
 
-    def _read(self, image: Image, mask: Bools | None) -> tuple[_Reading | None, str]:
-        water, roughness = self._water.sample(image, mask)
+    def _read(self, image: Image) -> tuple[_Reading | None, str]:
+        water, roughness = self._water.sample(image)
         dry, _ = self._dry.sample(image)
-        if np.isnan(water).all():
-            return None, "no_water_seen"
-        if np.median(dry) < DARKEST and np.nanmedian(water) < DARKEST:
+        if np.median(dry) < DARKEST and np.median(water) < DARKEST:
             return None, "too_dark"
         small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
         if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
@@ -296,12 +336,8 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             water = np.array(
                 [reading.water - _log_gain(reading, reference) for reading in readings]
             )
-            known = ~np.isnan(water).any(axis=(0, 2))
-            normal = np.full(water.shape[1:], np.log(DARKEST))
-            noise = np.full(len(normal), np.inf)  # a cell that was not seen cannot have changed
-            normal[known] = np.median(water[:, known], axis=0)
-            deviations = [_difference(sample, normal[known]) for sample in water[:, known]]
-            noise[known] = np.mean(deviations, axis=0)
+            normal = np.median(water, axis=0)
+            noise = np.mean([_difference(sample, normal) for sample in water], axis=0)
             roughness = np.median([reading.roughness for reading in readings], axis=0)
             self._normals[self._hour(t)] = _Normal(normal, noise, roughness, reference)
             self._warming.clear()
@@ -330,8 +366,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
     def _against(self, normal: _Normal) -> _Comparison:
         gains = [_log_gain(reading, normal.reference) for reading in self._recent]
         freed = [reading.water - gain for reading, gain in zip(self._recent, gains, strict=True)]
-        # A cell that a mask hides for a frame is taken as normal.
-        water = np.median([np.where(np.isnan(f), normal.water, f) for f in freed], axis=0)
+        water = np.median(freed, axis=0)
         latest = self._recent[-1]
         residual = _difference(
             (latest.reference - gains[-1])[latest.usable], normal.reference[latest.usable]
@@ -392,7 +427,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         weight = 1 - math.exp(-min(elapsed, 10.0) / self.parameters.adapt)
         gain = _log_gain(reading, normal.reference)
         water = reading.water - gain
-        quiet = ~self._changed & ~np.isnan(water).any(axis=1) & np.isfinite(normal.noise)
+        quiet = ~self._changed
         deviation = _difference(water[quiet], normal.water[quiet])
         normal.noise[quiet] += weight * (deviation - normal.noise[quiet])
         normal.roughness += weight * (reading.roughness - normal.roughness)
@@ -415,8 +450,9 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         )
 
     def _signature(self) -> list[Json]:
+        outlined = self.parameters.water
         return [
-            [list(point) for point in self.parameters.water],
+            [list(point) for point in outlined] if outlined is not None else None,
             [[list(point) for point in polygon] for polygon in self.parameters.reference],
         ]
 
@@ -435,6 +471,9 @@ class RiverDiscoloration(Scenario[RiverParameters]):
                 for hour, normal in sorted(self._normals.items())
             },
             "frozen_since": self._frozen_since,
+            "found": [
+                [[list(point) for point in polygon] for polygon in part] for part in self._found
+            ],
         }
 
     def restore(self, state: dict[str, Json]) -> None:
@@ -444,6 +483,15 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             return
         if not isinstance(hours, dict):
             return
+        if self.active_model is not None:
+            try:
+                found = _OUTLINE.validate_python(state.get("found"))
+            except ValidationError:
+                return
+            if not found[0]:
+                return
+            self._found = found
+            self._settle(*found)
         n, m = len(self._water), len(self._dry)
         try:
             restored = {
@@ -463,12 +511,15 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         self._frozen_since = float(frozen) if isinstance(frozen, int | float) else None
 
 
-def _water_mask(scene: Scene) -> Bools | None:
-    """The water as a segmentation model saw it, (h, w) bool; None where no such model runs."""
+def _water_mask(scene: Scene) -> Bools:
+    """The water as the segmentation model sees it, (h, w) bool."""
     detections = scene.detections
-    if detections is None or detections.mask is None or len(detections) == 0:
-        return None
-    return np.asarray(np.asarray(detections.mask).any(axis=0), bool)
+    if detections is None or not isinstance(detections.mask, np.ndarray) or not len(detections):
+        return np.zeros(scene.frame.image.shape[:2], bool)
+    sure = np.ones(len(detections), bool)
+    if detections.confidence is not None:
+        sure = detections.confidence >= scene.thresholds.get("water", 0.0)
+    return np.asarray(detections.mask[sure].any(axis=0), bool)
 
 
 def _log_gain(reading: _Reading, reference: Floats) -> Floats:
