@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from benchmarks.figures import KindScores, ScoredClip, scores_by_kind
 from benchmarks.labels import Event, Kind, LabelledClip, find_clips
 from benchmarks.runner import Alarm, ClipRun, Measure
-from benchmarks.score import ClipResult, Score, Tally, match, score, tally
-from benchmarks.settings import CameraTable, Scorable, scorable
+from benchmarks.score import ClipResult, match
+from benchmarks.settings import OWN_CAMERA, CameraTable, Scorable, scorable
 from benchmarks.workers import Failure, Task, Workers
 from gridwatch.config import CameraSettings
 from pipeline.exceptions import ConfigError
 
-__all__ = ["ClipOutcome", "Evaluation", "KindScores", "Options", "evaluate"]
+__all__ = ["ClipOutcome", "Evaluation", "Options", "evaluate"]
 
 SETTINGS_NAME = "cameras.yaml"
 # Labels are read to half a second: an end that little beyond the last picture is the clip's end.
@@ -92,21 +92,6 @@ class ClipOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class KindScores:
-    """Figures of the clips of one kind.
-
-    Attributes:
-        clips: How many were scored.
-        overall: All scenarios together.
-        scenarios: By scenario.
-    """
-
-    clips: int
-    overall: Score
-    scenarios: Mapping[str, Score]
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The result of a run.
 
@@ -162,7 +147,7 @@ def evaluate(paths: Sequence[Path], settings: Path | None, options: Options) -> 
         _judge(outcome, options)
     return Evaluation(
         outcomes,
-        _scores(outcomes, options),
+        scores_by_kind(_scored(outcomes), options.target, options.window_s, options.rate_per_hour),
         sum(
             o.measured.duration_s for o in outcomes if o.run is not None and o.measured is not None
         ),
@@ -289,50 +274,21 @@ def _judge(outcome: ClipOutcome, options: Options) -> None:
     outcome.alarm_events = tuple(found)
 
 
-def _scores(outcomes: Sequence[ClipOutcome], options: Options) -> dict[Kind, KindScores]:
-    kinds: dict[Kind, KindScores] = {}
-    for kind in Kind:
-        chosen = [
-            outcome
-            for outcome in outcomes
-            if outcome.scored and outcome.clip.label is not None and outcome.clip.label.kind is kind
-        ]
-        if not chosen:
+def _scored(outcomes: Sequence[ClipOutcome]) -> Iterable[ScoredClip]:
+    for outcome in outcomes:
+        label, measured, camera = outcome.clip.label, outcome.measured, outcome.camera
+        if not outcome.scored or label is None or measured is None or camera is None:
             continue
-        results: dict[str, list[ClipResult]] = defaultdict(list)
-        hours = 0.0
-        for outcome in chosen:
-            label, measured = outcome.clip.label, outcome.measured
-            if label is None or measured is None:
-                continue
-            hours += measured.duration_s / 3600.0
-            for scenario in outcome.scored:
-                results[scenario].append(
-                    ClipResult(
-                        label.group,
-                        measured.duration_s / 3600.0,
-                        [a.t_s for a, _ in outcome.alarms if a.scenario == scenario],
-                        [(e.start_s, e.end_s) for e in outcome.events if e.scenario == scenario],
-                    )
-                )
-        tallies = {name: tally(results[name], options.window_s) for name in sorted(results)}
-        together = Tally()
-        for one in tallies.values():
-            together = together.plus(one)
-        # A clip on which two scenarios run is still one camera.
-        together = Tally(
-            together.true,
-            together.false,
-            together.events,
-            hours,
-            together.delays_s,
-            together.groups,
-        )
-
-        def figures(counts: Tally) -> Score:
-            return score(counts, options.target, options.rate_per_hour)
-
-        kinds[kind] = KindScores(
-            len(chosen), figures(together), {name: figures(t) for name, t in tallies.items()}
-        )
-    return kinds
+        results = {}
+        for scenario in outcome.scored:
+            alarms = [alarm for alarm, _ in outcome.alarms if alarm.scenario == scenario]
+            results[scenario] = ClipResult(
+                label.group,
+                measured.duration_s / 3600.0,
+                [alarm.t_s for alarm in alarms],
+                [(e.start_s, e.end_s) for e in outcome.events if e.scenario == scenario],
+                [alarm.confidence for alarm in alarms],
+            )
+        # Clips that bring their settings along have no camera of the site: their place stands for it.
+        name = label.group if camera.id == OWN_CAMERA else camera.id
+        yield ScoredClip(label.kind, label.conditions, name, results)

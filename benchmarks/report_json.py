@@ -14,7 +14,7 @@ from alerts.intervals import CONFIDENCE
 from benchmarks.evaluation import ClipOutcome, Evaluation
 from benchmarks.labels import Event
 from benchmarks.runner import START_T
-from benchmarks.score import LABEL_TOLERANCE_S
+from benchmarks.score import LABEL_TOLERANCE_S, RECALL_BIAS
 from gridwatch.config import CameraSettings
 from gridwatch.host import models_needed
 from pipeline.analyse.weights import load_registry
@@ -65,6 +65,7 @@ def document(evaluation: Evaluation, wall_s: float) -> dict[str, Any]:
             "window_s": options.window_s,
             "rate_per_hour": options.rate_per_hour,
             "label_tolerance_s": LABEL_TOLERANCE_S,
+            "recall_bias": RECALL_BIAS,
             "confidence": CONFIDENCE,
             "start_t": START_T,
         },

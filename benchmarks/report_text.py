@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.evaluation import ClipOutcome, Evaluation, KindScores
+from benchmarks.evaluation import ClipOutcome, Evaluation
+from benchmarks.figures import KindScores
 from benchmarks.labels import Kind
 from benchmarks.score import Score, VerdictValue
 

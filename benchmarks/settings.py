@@ -16,9 +16,10 @@ from gridwatch.located_yaml import LocatedYaml, load_located
 from pipeline.exceptions import ConfigError
 from pipeline.observation import RelativeBox
 
-__all__ = ["CameraTable", "Scorable", "scorable"]
+__all__ = ["OWN_CAMERA", "CameraTable", "Scorable", "scorable"]
 
 PARKING = "illegal_parking"
+OWN_CAMERA = "clip"  # the id of a camera that a label brings along
 WHOLE_AREA = 0.999  # a zone of this share of the picture holds every vehicle, wherever it stands
 
 
@@ -111,7 +112,7 @@ def _parse_camera(
     lines = {
         (*here, *path[1:]): line for path, line in document.lines.items() if path[:1] == ("camera",)
     }
-    camera = {"id": "clip", "url": clip.path.name, **own}
+    camera = {"id": OWN_CAMERA, "url": clip.path.name, **own}
     site = LocatedYaml(document.file, {"site": {"id": "benchmark"}, "cameras": [camera]}, lines)
     try:
         return parse_config(site).cameras[0]
