@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped,unused-ignore]
+from numpy.typing import NDArray
+from scipy import special, stats  # type: ignore[import-untyped,unused-ignore]
 
 __all__ = [
     "CONFIDENCE",
+    "Counts",
     "bootstrap_lower",
     "clopper_pearson_lower",
     "further_true_needed",
+    "further_true_needed_each",
+    "lower_bounds",
     "poisson_interval",
+    "upper_bounds",
 ]
+
+Counts: TypeAlias = NDArray[np.int64]
+"""Counts of many groups: (n,)."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000  # the 5th percentile is then stable to a few tenths of a percent
@@ -52,6 +61,53 @@ def further_true_needed(true: int, total: int, target: float) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def lower_bounds(
+    true: Counts, total: Counts, confidence: float = CONFIDENCE
+) -> NDArray[np.float64]:
+    """`clopper_pearson_lower` of many groups at once: (n,) and (n,) give (n,)."""
+    bounds = special.betaincinv(np.maximum(true, 1), total - true + 1.0, 1.0 - confidence)
+    return np.where(true > 0, bounds, 0.0)
+
+
+def upper_bounds(
+    true: Counts, total: Counts, confidence: float = CONFIDENCE
+) -> NDArray[np.float64]:
+    """One-sided exact upper bound of the shares of many groups; 1 where nothing speaks against it.
+
+    Args:
+        true: Successes; (n,).
+        total: Trials; (n,).
+        confidence: Probability with which the true share lies below the bound.
+    """
+    bounds = special.betaincinv(true + 1.0, np.maximum(total - true, 1), confidence)
+    return np.where(true < total, bounds, 1.0)
+
+
+def further_true_needed_each(
+    true: Counts, total: Counts, target: float, confidence: float = CONFIDENCE
+) -> Counts:
+    """`further_true_needed` of many groups at once: (n,) and (n,) give (n,)."""
+    false = (total - true) + 1.0
+
+    def enough(further: Counts) -> NDArray[np.bool_]:
+        # The lower bound reaches the target where the beta distribution leaves no more than the tail below it.
+        below = special.betainc(np.maximum(true + further, 1e-9), false, target)
+        return np.asarray(below <= 1.0 - confidence)
+
+    if not 0 <= target < 1:
+        raise ValueError(f"expected a target from 0 to below 1, found {target}")
+    low, high = np.full(len(true), -1, np.int64), np.zeros(len(true), np.int64)
+    while not (reached := enough(high)).all():
+        low = np.where(reached, low, high)
+        high = np.where(reached, high, 2 * high + 1)
+    while (high - low > 1).any():
+        middle = np.where(high - low > 1, (low + high) // 2, high)
+        reached = enough(middle)
+        low = np.where(reached, low, middle)
+        high = np.where(reached, middle, high)
     return high
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,8 +22,9 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from alerts.accuracy import Fact, Miss, fact_of
 from alerts.rules import AlarmKey, Decision
-from alerts.tickets import OPEN_STATES, Reply, Ticket, TicketState, seconds
+from alerts.tickets import OPEN_STATES, Outcome, Reply, Ticket, TicketState, seconds
 from pipeline.exceptions import StoreError
 from pipeline.observation import Json
 
@@ -147,6 +148,40 @@ _commands = sa.Table(
     sa.Column("t", sa.Double, nullable=False),
     sa.Column("reply", sa.Text, nullable=False),
 )
+# What the statistics need of a ticket, in rows a thousandth of its size; they outlive it.
+_facts = sa.Table(
+    "facts",
+    _metadata,
+    sa.Column("ticket_id", sa.String(26), primary_key=True),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("scenario", sa.Text, nullable=False),
+    sa.Column("camera", sa.Text, nullable=False),
+    sa.Column("grid", sa.Text, nullable=False),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("raised_t", sa.Double, nullable=False, index=True),
+    sa.Column("acknowledged_t", sa.Double),
+    sa.Column("dispatched_t", sa.Double),
+    sa.Column("disposed_t", sa.Double),
+    sa.Column("outcome", sa.Text),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+)
+_misses = sa.Table(
+    "misses",
+    _metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("camera", sa.Text, nullable=False),
+    sa.Column("grid", sa.Text, nullable=False),
+    sa.Column("scenario", sa.Text, nullable=False),
+    sa.Column("t", sa.Double, nullable=False, index=True),
+    sa.Column("reported_t", sa.Double, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("picture", sa.Text, nullable=False),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+)
 _meta = sa.Table(
     "meta",
     _metadata,
@@ -167,6 +202,11 @@ for _verb, _when in (
         ).execute_if(dialect="sqlite"),
     )
 
+# Seconds since the epoch of an act in a ticket's document, such as 2026-05-01T08:30:00.125Z.
+_MOMENT = (
+    "strftime('%s', json_extract(document, '$.dispose.{0}.time')) "
+    "+ substr(json_extract(document, '$.dispose.{0}.time'), 21, 3) / 1000.0"
+)
 # Statements that lead from version n+1 to n+2 of the schema; a new store begins at the newest version.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -174,6 +214,29 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             "CREATE INDEX outbox_superseded ON outbox (topic, ticket_id, version) "
             "WHERE published_t IS NULL"
         ),
+    ),
+    (
+        (
+            "CREATE TABLE facts (ticket_id VARCHAR(26) NOT NULL, site TEXT NOT NULL, "
+            "host TEXT NOT NULL, scenario TEXT NOT NULL, camera TEXT NOT NULL, "
+            "grid TEXT NOT NULL, severity TEXT NOT NULL, raised_t DOUBLE NOT NULL, "
+            "acknowledged_t DOUBLE, dispatched_t DOUBLE, disposed_t DOUBLE, outcome TEXT, "
+            "simulated BOOLEAN NOT NULL, PRIMARY KEY (ticket_id))"
+        ),
+        "CREATE INDEX ix_facts_raised_t ON facts (raised_t)",
+        (
+            "INSERT INTO facts SELECT id, json_extract(document, '$.site'), "  # noqa: S608 - ours
+            "json_extract(document, '$.host'), scenario, camera, grid, severity, raised_t, "
+            f"{_MOMENT.format('acknowledged')}, {_MOMENT.format('dispatched')}, "
+            f"{_MOMENT.format('disposed')}, outcome, simulated FROM tickets"
+        ),
+        (
+            "CREATE TABLE misses (id VARCHAR(26) NOT NULL, site TEXT NOT NULL, host TEXT NOT NULL, "
+            "camera TEXT NOT NULL, grid TEXT NOT NULL, scenario TEXT NOT NULL, t DOUBLE NOT NULL, "
+            'reported_t DOUBLE NOT NULL, "by" TEXT NOT NULL, note TEXT NOT NULL, '
+            "picture TEXT NOT NULL, simulated BOOLEAN NOT NULL, PRIMARY KEY (id))"
+        ),
+        "CREATE INDEX ix_misses_t ON misses (t)",
     ),
 )
 
@@ -183,7 +246,8 @@ class Event:
     """One line of a ticket's audit trail.
 
     Attributes:
-        kind: ``raised``, ``updated``, ``cleared``, ``evidence``, ``attached``, ``escalated`` or an action of a person.
+        kind: ``raised``, ``updated``, ``cleared``, ``evidence``, ``attached``, ``escalated``, ``unpublished``,
+            ``refused`` (a command that changed nothing), ``uncalled`` or an action of a person.
         who: The person, or the host for what the analysis did.
         t: Seconds since the epoch.
     """
@@ -246,6 +310,7 @@ class Batch:
         rule_states: Snapshot of the rules per camera id.
         scenario_states: Per (camera id, scenario); None removes it.
         commands: Answered commands by (user, command id).
+        misses: What operators reported that no ticket was raised for.
     """
 
     t: float
@@ -257,9 +322,11 @@ class Batch:
     scenario_states: dict[tuple[str, str], dict[str, Json] | None] = field(default_factory=dict)
     alarms: dict[AlarmKey, AlarmRow | None] = field(default_factory=dict)
     commands: dict[tuple[str, str], Reply] = field(default_factory=dict)
+    misses: list[Miss] = field(default_factory=list)
     meta: dict[str, str] = field(default_factory=dict)
 
 
+_OUTCOMES: Mapping[str | None, Outcome | None] = {None: None, **{str(o): o for o in Outcome}}
 _Work = Callable[[sa.Connection], Any]
 
 
@@ -384,6 +451,7 @@ class Store:
         decisions_rows: int = 200_000,
         commands_s: float = 7 * 86400.0,
         disposed_s: float | None = None,
+        facts_s: float = 5 * 365 * 86400.0,
     ) -> Future[int]:
         """Delete what is older than this before `t`; gives the number of rows, without those of the events.
 
@@ -394,6 +462,7 @@ class Store:
             decisions_rows: At most so many decision records are kept.
             commands_s: Answers to commands; a repeat after that is a new command.
             disposed_s: Disposed tickets with their events, since their last change; None keeps them for ever.
+            facts_s: What the statistics keep of tickets that are gone, and of misses.
         """
 
         def work(connection: sa.Connection) -> int:
@@ -407,6 +476,11 @@ class Store:
                     )
                 ),
                 _commands.delete().where(_commands.c.t < t - commands_s),
+                _misses.delete().where(_misses.c.t < t - facts_s),
+                _facts.delete().where(
+                    _facts.c.raised_t < t - facts_s,
+                    _facts.c.ticket_id.not_in(sa.select(_tickets.c.id)),
+                ),
             ]
             if disposed_s is not None:
                 c = _tickets.c
@@ -499,6 +573,14 @@ class Store:
             for _, ticket, version, kind, who, source, t, document in rows
         ]
 
+    def event_count(self, ticket_id: str, kind: str) -> int:
+        """How many lines of this kind the ticket's audit trail has."""
+        c = _events.c
+        query = sa.select(sa.func.count().label("n")).where(
+            c.ticket_id == ticket_id, c.kind == kind
+        )
+        return int(self._read(query)[0].n)
+
     def decisions(
         self,
         *,
@@ -560,6 +642,44 @@ class Store:
         """How many messages wait."""
         query = sa.select(sa.func.count().label("n")).where(_outbox.c.published_t.is_(None))
         return int(self._read(query)[0].n)
+
+    def facts(
+        self,
+        since_t: float | None = None,
+        until_t: float | None = None,
+        *,
+        camera_id: str | None = None,
+    ) -> list[Fact]:
+        """What the statistics need of the tickets raised in a time, the oldest first; of trimmed ones too.
+
+        Args:
+            since_t: Seconds since the epoch, inclusive; None from the beginning.
+            until_t: Seconds since the epoch, exclusive; None until the end.
+            camera_id: None for all.
+        """
+        c = _facts.c
+        query = sa.select(_facts).order_by(c.raised_t, c.ticket_id)
+        if since_t is not None:
+            query = query.where(c.raised_t >= since_t)
+        if until_t is not None:
+            query = query.where(c.raised_t < until_t)
+        if camera_id is not None:
+            query = query.where(c.camera == camera_id)
+        # The columns stand in the order of Fact's attributes.
+        return [
+            Fact(*row[:-2], _OUTCOMES[row[-2]], row[-1])  # type: ignore[call-arg]
+            for row in self._read(query)
+        ]
+
+    def misses(self, since_t: float | None = None, until_t: float | None = None) -> list[Miss]:
+        """Reported misses that happened in a time, the oldest first; for the arguments see `facts`."""
+        c = _misses.c
+        query = sa.select(_misses).order_by(c.t, c.id)
+        if since_t is not None:
+            query = query.where(c.t >= since_t)
+        if until_t is not None:
+            query = query.where(c.t < until_t)
+        return [Miss(**row._mapping) for row in self._read(query)]  # noqa: SLF001 - its public name
 
     def rule_states(self) -> dict[str, dict[str, Json]]:
         """The rules' snapshots by camera id."""
@@ -801,6 +921,7 @@ def _put(connection: sa.Connection, batch: Batch) -> None:
     for (user, command_id), reply in batch.commands.items():
         key = {"user": user, "command_id": command_id}
         _insert(connection, _commands, [key | {"t": batch.t, "reply": reply.model_dump_json()}])
+    _insert(connection, _misses, [asdict(miss) for miss in batch.misses])
     for name, value in batch.meta.items():
         _upsert(connection, _meta, {"key": name}, {"value": value})
 
@@ -850,6 +971,12 @@ def _put_ticket(connection: sa.Connection, ticket: Ticket) -> None:
         "updated_t": seconds(ticket.updated),
         "document": ticket.to_json(),
     }
+    _put_version(connection, ticket, row)
+    fact = asdict(fact_of(ticket))
+    _upsert(connection, _facts, {"ticket_id": fact.pop("ticket_id")}, fact)
+
+
+def _put_version(connection: sa.Connection, ticket: Ticket, row: dict[str, Any]) -> None:
     if ticket.version == 1:
         known = sa.select(_tickets.c.version).where(_tickets.c.id == ticket.id)
         found = connection.scalar(known)
@@ -903,7 +1030,7 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any
 
 
 def _upsert(
-    connection: sa.Connection, table: sa.Table, key: dict[str, str], values: dict[str, str]
+    connection: sa.Connection, table: sa.Table, key: dict[str, str], values: dict[str, Any]
 ) -> None:
     same = [table.c[name] == value for name, value in key.items()]
     if connection.execute(table.update().where(*same).values(values)).rowcount == 0:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from alerts import store as store_module
+from alerts.accuracy import Miss, fact_of
 from alerts.rules import AlarmKey, Decision
 from alerts.store import AlarmRow, Batch, Event, Message, Store, set_aside
 from alerts.tickets import (
@@ -469,7 +471,7 @@ def test_a_newer_schema_is_refused_and_left_alone(file: Path) -> None:
     connection.close()
     content = file.read_bytes()
     for read_only in (False, True):
-        with pytest.raises(StoreError, match="schema 99, expected 2 at most"):
+        with pytest.raises(StoreError, match="schema 99, expected 3 at most"):
             Store(file, read_only=read_only)
     assert file.read_bytes() == content
 
@@ -485,7 +487,7 @@ def test_an_older_schema_is_migrated_once(file: Path, monkeypatch: pytest.Monkey
             ("CREATE TABLE extra (a INTEGER)", "INSERT INTO extra VALUES (7)"),
         ),
     )
-    with pytest.raises(StoreError, match="schema 2, expected 3"):
+    with pytest.raises(StoreError, match="schema 3, expected 4"):
         Store(file, read_only=True)
     for _ in range(2):
         with Store(file) as store, store._engine.connect() as connection:
@@ -493,20 +495,80 @@ def test_an_older_schema_is_migrated_once(file: Path, monkeypatch: pytest.Monkey
             assert len(store.tickets()) == 1
 
 
+SCHEMA_1 = """
+DROP TABLE facts; DROP TABLE misses; DROP INDEX outbox_superseded; PRAGMA user_version = 1;
+"""
+
+
 def test_every_migration_leads_to_what_a_new_store_has(file: Path) -> None:
-    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
+    def schema() -> list[tuple[object, ...]]:
+        names = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        columns = [
+            (table, *column[1:])  # the number of a column is of no account
+            for (table,) in names
+            for column in connection.execute(f"PRAGMA table_info({table})")
+        ]
+        others = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type != 'table' AND sql IS NOT NULL"
+        )
+        return sorted([*columns, *((name, " ".join(sql.split())) for name, sql in others)], key=str)
+
     Store(file).close()
-    connection = sqlite3.connect(file)
-    new = connection.execute(query).fetchall()
-    connection.execute("DROP INDEX outbox_superseded")  # as schema 1 was
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    Store(file).close()
-    migrated = connection.execute(query).fetchall()
-    connection.close()
-    assert [(name, " ".join(sql.split())) for name, sql in migrated] == [
-        (name, " ".join(sql.split())) for name, sql in new
+    with closing(sqlite3.connect(file)) as connection:
+        new = schema()
+        connection.executescript(SCHEMA_1)
+        Store(file).close()
+        assert schema() == new
+
+
+def test_a_migration_takes_the_facts_from_the_tickets(file: Path) -> None:
+    tickets = [make_ticket(n) for n in range(3)]
+    with Store(file) as store:
+        for ticket in tickets:
+            store.commit(make_batch(ticket)).result()
+        for action, t in (Action.ACKNOWLEDGE, 10.125), (Action.DISPATCH, 20.25):
+            command = Command(command_id="c", ticket_id=tickets[1].id, action=action, user="w")
+            tickets[1] = apply(tickets[1], command, T0 + t)
+            store.commit(make_batch(tickets[1])).result()
+        store.commit(make_batch(dispose(tickets[1], T0 + 30.5))).result()
+        before = store.facts()
+    assert (before[1].acknowledged_t, before[1].dispatched_t) == (T0 + 10.125, T0 + 20.25)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(SCHEMA_1)
+    with Store(file) as store:
+        assert store.facts() == before
+
+
+def test_facts_are_of_the_newest_version_and_outlive_the_ticket(store: Store) -> None:
+    first, second = make_ticket(0), make_ticket(1, camera="lane")
+    for ticket in (first, second):
+        store.commit(make_batch(ticket)).result()
+    assert store.facts() == [fact_of(first), fact_of(second)]
+    disposed = dispose(first, T0 + 9.5)
+    store.commit(make_batch(disposed)).result()
+    (fact,) = store.facts(until_t=T0 + 1)
+    assert fact == fact_of(disposed)
+    assert (fact.outcome, fact.disposed_t, fact.acknowledged_t) == (Outcome.TEST, T0 + 9.5, None)
+    assert store.facts(T0 + 1) == store.facts(camera_id="lane") == [fact_of(second)]
+    store.trim(T0 + 1e6, disposed_s=10).result()
+    assert store.ticket(first.id) is None
+    assert store.facts(until_t=T0 + 1) == [fact]
+    store.trim(T0 + 1e6, facts_s=10).result()
+    assert store.facts() == [fact_of(second)]  # its ticket is open
+
+
+def test_misses_are_kept(store: Store) -> None:
+    misses = [
+        Miss(f"m{n}", "town", "h1", "lift", "town/12/3", "fire", T0 + n, T0 + 9, "wang", "smoke")
+        for n in range(3)
     ]
+    store.commit(Batch(T0, misses=misses)).result()
+    assert store.misses() == misses
+    assert store.misses(T0 + 1, T0 + 2) == misses[1:2]
+    store.trim(T0 + 12, facts_s=10.5).result()
+    assert store.misses() == misses[2:]
 
 
 def test_a_migration_that_fails_changes_nothing(
