@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from gridwatch.logs import configure_logging
 from pipeline.exceptions import GridwatchError
@@ -27,6 +28,27 @@ tickets_app = typer.Typer(no_args_is_help=True)
 app.add_typer(tickets_app, name="tickets")
 models_app = typer.Typer(help="The registered weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+
+
+class BenchmarkGroup(TyperGroup):
+    """`gridwatch benchmark CLIPS…` is `gridwatch benchmark run CLIPS…`."""
+
+    default = "run"
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the default before anything that names no command of its own."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+benchmark_app = typer.Typer(
+    cls=BenchmarkGroup,
+    help="Does the alarm accuracy hold? `gridwatch benchmark CLIPS…` runs labelled clips.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+app.add_typer(benchmark_app, name="benchmark")
 
 
 class Language(StrEnum):
@@ -262,7 +284,7 @@ class GateChoice(StrEnum):
     MET = "met"
 
 
-@app.command()
+@benchmark_app.command("run")
 def benchmark(
     clips: Annotated[
         list[Path],

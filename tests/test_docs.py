@@ -232,6 +232,8 @@ def resolve(arguments: list[str]) -> tuple[Any, list[str]]:
     command: Any = typer.main.get_command(app)
     rest = list(arguments)
     while hasattr(command, "commands") and rest:
+        if rest[0] not in command.commands and hasattr(command, "default"):
+            rest.insert(0, command.default)
         assert rest[0] in command.commands, f"gridwatch {' '.join(arguments)}: no {rest[0]!r}"
         command = command.commands[rest.pop(0)]
     return command, rest
