@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from alerts.photos import checked_photo
 from alerts.rules import (
     SEVERITY_RANK,
     UPDATE_INTERVAL_S,
@@ -49,10 +50,11 @@ from alerts.tickets import (
     instant,
     seconds,
     ticket_id,
+    with_photos,
 )
 from alerts.topics import Topics
 from pipeline.analyse.scenario import Severity
-from pipeline.exceptions import CommandError
+from pipeline.exceptions import CommandError, EvidenceError
 from pipeline.observation import Condition, Json
 
 __all__ = ["CameraInfo", "Description", "Picture", "RuleSnapshots", "TicketDesk"]
@@ -60,6 +62,10 @@ __all__ = ["CameraInfo", "Description", "Picture", "RuleSnapshots", "TicketDesk"
 log = structlog.get_logger(__name__)
 
 _STORM_STATE = "storm"
+# The ticket travels whole: each photo's line in it has some 400 bytes.
+_PHOTOS_OF_TICKET = 30
+# A trail that strangers can write to must end; what they sent beyond is in the log.
+_REFUSALS_KEPT = 50
 _CONDITIONS = {
     Condition.HOLDS: TicketCondition.HOLDING,
     Condition.CLEAR: TicketCondition.CLEARED,
@@ -145,6 +151,8 @@ class TicketDesk:
         describe: What a change's ticket says of its scenario.
         storm: Its limits.
         inboxes: Grids into whose inbox a version of a ticket goes; by default its own and those it was called up to.
+        grid_problem: What is wrong with a grid to which a ticket is to be reassigned, in words; None if nothing is.
+        keep_photo: Writes a photo (camera id, time, JPEG) to the disk; None where photos are not taken.
 
     Time is always passed in: `t` is the present in seconds since the epoch, on the timeline of the changes.
     """
@@ -158,6 +166,9 @@ class TicketDesk:
         describe: Callable[[Change], Description],
         storm: StormControl,
         inboxes: Callable[[Ticket], Sequence[str]] | None = None,
+        *,
+        grid_problem: Callable[[str], str | None] = lambda _grid: None,
+        keep_photo: Callable[[str, float, bytes], Evidence] | None = None,
     ) -> None:
         self._store = store
         self._topics = topics
@@ -166,6 +177,8 @@ class TicketDesk:
         self._describe = describe
         self._storm = storm
         self._inboxes = inboxes or _own_inboxes
+        self._grid_problem = grid_problem
+        self._keep_photo = keep_photo
         self._lock = threading.RLock()
         self._alarms: dict[AlarmKey, str | None] = {}
         self._held: dict[AlarmKey, tuple[Change, Verdict]] = {}
@@ -325,6 +338,16 @@ class TicketDesk:
         Returns:
             The answer; None if this host has no such ticket, for then it is another's to answer.
         """
+        if self._store.ticket(command.ticket_id) is None:
+            return None
+        photos: list[bytes] | CommandError
+        try:  # before the lock: nobody waits for another's pictures to be decoded
+            photos = [
+                checked_photo(text, f"ticket {command.ticket_id}: photos[{index}]")
+                for index, text in enumerate(command.photos)
+            ]
+        except CommandError as error:
+            photos = error
         with self._lock:
             ticket = self._store.ticket(command.ticket_id)
             if ticket is None:
@@ -337,10 +360,24 @@ class TicketDesk:
                 return earlier
             try:
                 after = apply(ticket, command, t)
+                if isinstance(photos, CommandError):
+                    raise photos
+                problem = command.grid and self._grid_problem(command.grid)
+                if problem:
+                    raise CommandError(f"ticket {ticket.id}: grid: {problem}", code="malformed")
+                after = self._with_photos(after, command, photos, t)
             except CommandError as error:
                 reply = self._answer(command, ticket, t, error)
+                self._record_refusal(step, ticket, command.user, command.command_id, error, t)
             else:
-                self._put(step, after, command.action.value, t, _said(command), command)
+                said = _said(command)
+                if after.grid != ticket.grid:
+                    said |= {"grid": after.grid, "grid_before": ticket.grid}
+                fresh = len(after.evidence) - len(ticket.evidence)
+                if fresh:
+                    said["photos"] = [item.path for item in after.evidence[-fresh:]]
+                heard = self._inboxes(ticket) if after.grid != ticket.grid else ()
+                self._put(step, after, command.action.value, t, said, command, also=heard)
                 self._settle(step, after, command.action, t)
                 reply = self._answer(command, after, t, None)
             step.batch.commands[command.user, command.command_id] = reply
@@ -366,7 +403,9 @@ class TicketDesk:
                 state=ticket.state,
                 time=instant(t),
             )
-            self._commit(_Step(Batch(t, messages=[self._reply_message(user, reply)])))
+            step = _Step(Batch(t, messages=[self._reply_message(user, reply)]))
+            self._record_refusal(step, ticket, user, command_id, error, t)
+            self._commit(step)
 
     def escalate(self, ticket_id: str, grid: str, t: float) -> Ticket | None:
         """Call an unacknowledged ticket up to `grid`; None if it is no longer waiting or was called there before."""
@@ -401,6 +440,51 @@ class TicketDesk:
             return self._storm.shelves(t)
 
     # Inside; under the lock
+
+    def _with_photos(
+        self, ticket: Ticket, command: Command, photos: Sequence[bytes], t: float
+    ) -> Ticket:
+        """The ticket after the command, with its photos on the disk and in its evidence."""
+        if not photos:
+            return ticket
+        place = f"ticket {ticket.id}"
+        had = sum(item.kind == "photo" for item in ticket.evidence)
+        if had + len(photos) > _PHOTOS_OF_TICKET:
+            raise CommandError(
+                f"{place}: has {had} photos already, expected at most {_PHOTOS_OF_TICKET}",
+                code="too_large",
+            )
+        if self._keep_photo is None:
+            raise CommandError(f"{place}: photos are not kept here", code="photo_not_stored")
+        try:
+            kept = tuple(self._keep_photo(ticket.camera.id, t, photo) for photo in photos)
+        except EvidenceError as error:
+            raise CommandError(
+                f"{place}: photo cannot be kept ({error}); expected the command without it",
+                code="photo_not_stored",
+            ) from error
+        disposal = with_photos(ticket.dispose, command.action, [item.path for item in kept])
+        return ticket.model_copy(update={"evidence": ticket.evidence + kept, "dispose": disposal})
+
+    def _record_refusal(
+        self,
+        step: _Step,
+        ticket: Ticket,
+        user: str,
+        command_id: str,
+        error: CommandError,
+        t: float,
+    ) -> None:
+        """What was refused changed nothing, but it was tried."""
+        if self._store.event_count(ticket.id, "refused") < _REFUSALS_KEPT:
+            said: dict[str, Json] = {
+                "command_id": command_id,
+                "code": error.code,
+                "message": str(error)[:500],
+            }
+            step.batch.events.append(
+                Event(ticket.id, ticket.version, "refused", user[:64], t, "", said)
+            )
 
     def _load(self) -> None:
         """Memory as the store has it."""
@@ -711,20 +795,23 @@ class TicketDesk:
         t: float,
         said: dict[str, Json] | None = None,
         command: Command | None = None,
+        also: Iterable[str] = (),
     ) -> None:
-        """A ticket's version with its event and its messages."""
+        """A ticket's version with its event and its messages, which go to the inboxes `also` too."""
         step.tickets[ticket.id] = ticket
         step.batch.tickets.append(ticket)
         who, source = (self._host, "") if command is None else (command.user, command.source)
-        step.batch.events.append(Event(ticket.id, ticket.version, kind, who, t, source, said or {}))
-        step.batch.messages += self._messages(ticket, kind)
+        event = Event(ticket.id, ticket.version, kind, who, t, source, said or {})
+        step.batch.events.append(event)
+        step.batch.messages += self._messages(ticket, event, also)
 
-    def _messages(self, ticket: Ticket, kind: str) -> list[Message]:
+    def _messages(self, ticket: Ticket, event: Event, also: Iterable[str]) -> list[Message]:
         topics = self._topics
         whole = ticket.to_json().encode()
-        closing = kind == Action.DISPOSE
-        event: dict[str, Json] = {
-            "kind": kind,
+        closing = event.kind == Action.DISPOSE
+        detail = dict(event.document)
+        told: dict[str, Json] = {
+            "kind": event.kind,
             "ticket_id": ticket.id,
             "version": ticket.version,
             "state": ticket.state.value,
@@ -736,6 +823,10 @@ class TicketDesk:
             "host": ticket.host,
             "outcome": ticket.dispose.outcome.value if ticket.dispose.outcome else None,
             "time": ticket.model_dump(mode="json", include={"updated"})["updated"],
+            "by": event.who,
+            "from": event.source,
+            **{name: detail.pop(name, None) for name in ("note", "to", "command_id")},
+            "detail": {name: value for name, value in detail.items() if name != "outcome"},
         }
 
         def message(
@@ -749,9 +840,10 @@ class TicketDesk:
         if closing:
             messages.append(message(own, b"", retain=True))
         stage = topics.event(ticket.scenario, ticket.state.value)
-        messages.append(message(stage, json.dumps(event, ensure_ascii=False).encode()))
+        messages.append(message(stage, json.dumps(told, ensure_ascii=False).encode()))
         messages += [
-            message(topics.inbox(grid), whole, supersedes=True) for grid in self._inboxes(ticket)
+            message(topics.inbox(grid), whole, supersedes=True)
+            for grid in dict.fromkeys([*self._inboxes(ticket), *also])
         ]
         return messages
 

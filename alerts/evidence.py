@@ -3,6 +3,7 @@
     {folder}/{date}/{camera}/{moment}.jpg          the picture, masks and heads burned in
     {folder}/{date}/{camera}/{moment}-boxes.jpg    the same with what was detected drawn in
     {folder}/{date}/{camera}/{moment}-{ticket}.mp4 the clip
+    {folder}/{date}/{camera}/{moment}-photo-{n}.jpg a person's photo
 
 A file is synced to the disk before its path is given out, so that a ticket's row never names what is not there.
 """
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import cv2
@@ -234,6 +235,22 @@ class EvidenceStore:
             evidence.append(self._write(drawn, _jpeg(shown, PICTURE_QUALITY), t))
         return tuple(evidence), thumbnail(shown)
 
+    def save_photo(self, camera_id: str, t: float, data: bytes) -> Evidence:
+        """Write a person's photo of what a camera saw.
+
+        Args:
+            camera_id: Of the ticket.
+            t: When it came, in seconds since the epoch.
+            data: A whole JPEG; see `alerts.photos.checked_photo`.
+
+        Raises:
+            EvidenceError: if it cannot be written; nothing is left behind.
+        """
+        number = 1
+        while (path := self._path(camera_id, t, f"-photo-{number}.jpg")).exists():
+            number += 1
+        return self._write(path, data, t, "photo")
+
     def clip_path(self, camera_id: str, t: float, name: str) -> Path:
         """Where a clip that begins at `t` is to be written; its folder exists.
 
@@ -260,7 +277,7 @@ class EvidenceStore:
             _sync_folder(path.parent)
         except OSError as error:
             raise EvidenceError(f"clip {path.name}: {error.strerror}") from error
-        return self._evidence(path, digest.hexdigest(), size, t_from, t_to)
+        return self._evidence("clip", path, digest.hexdigest(), size, t_from, t_to)
 
     def url(self, path: str, now: float) -> str | None:
         """A link to the evidence at `path` that works from `now` for ``url_ttl``; None where links are not set up."""
@@ -341,7 +358,9 @@ class EvidenceStore:
                 f"expected at least {self.settings.min_free}"
             )
 
-    def _write(self, path: Path, data: bytes, t: float) -> Evidence:
+    def _write(
+        self, path: Path, data: bytes, t: float, kind: Literal["picture", "photo"] = "picture"
+    ) -> Evidence:
         self._make_room(path)
         unfinished = path.with_name(f".{path.name}{UNFINISHED}")
         try:
@@ -353,13 +372,21 @@ class EvidenceStore:
             _sync_folder(path.parent)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
-            raise EvidenceError(f"picture {path.name}: {error.strerror}") from error
-        return self._evidence(path, hashlib.sha256(data).hexdigest(), len(data), t, t)
+            raise EvidenceError(f"{kind} {path.name}: {error.strerror}") from error
+        return self._evidence(kind, path, hashlib.sha256(data).hexdigest(), len(data), t, t)
 
-    def _evidence(self, path: Path, digest: str, size: int, t_from: float, t_to: float) -> Evidence:
+    def _evidence(
+        self,
+        kind: Literal["picture", "clip", "photo"],
+        path: Path,
+        digest: str,
+        size: int,
+        t_from: float,
+        t_to: float,
+    ) -> Evidence:
         relative = self._relative(path)
         return Evidence(
-            kind="clip" if path.suffix == ".mp4" else "picture",
+            kind=kind,
             path=relative,
             sha256=digest,
             size_bytes=size,

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from alerts.connection import BrokerSettings, Connection, Incoming, TlsSettings, Token, Will
 from alerts.store import Batch, Event, OutboxRow, Store
-from alerts.tickets import Command
+from alerts.tickets import MAX_PHOTOS, PHOTO_CHARACTERS, Command
 from alerts.topics import Topics
 from pipeline.exceptions import CommandError, StoreError
 from pipeline.observation import Json
@@ -52,10 +52,10 @@ RETRY_TOGETHER_S = (
     0.5  # what is due so soon is tried now: each round reads the outbox from its beginning
 )
 PACKET_TOO_LARGE = 149  # MQTT 5 reason code
-COMMAND_BYTES = (
-    16 * 1024
-)  # a command is a note of 2,000 characters at most; anything larger is none
+# A command is a note of 2,000 characters and three photos at most; anything larger is none.
+COMMAND_BYTES = MAX_PHOTOS * PHOTO_CHARACTERS + 16 * 1024
 COMMANDS_WAITING = 1000  # QoS 0 floods are cut here; QoS 1 is held back by the broker's own window
+COMMANDS_WAITING_BYTES = 64 * 1024**2  # the broker's window of 50 commands with photos
 COMMAND_ID = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")  # as in alerts.tickets.Command
 OVERHEAD_BYTES = 64  # fixed header, packet identifier and properties of a PUBLISH
 
@@ -164,6 +164,8 @@ class Publisher:
         # Filled by other threads, emptied by the drain thread
         self._acknowledged: deque[tuple[Token, ReasonCode | None]] = deque()
         self._incoming: deque[Incoming] = deque()
+        self._incoming_bytes = 0
+        self._incoming_lock = threading.Lock()
         self._status_lock = threading.Lock()
         self._statuses: dict[str, bytes] = {}
         self._stale: set[str] = set()
@@ -289,11 +291,19 @@ class Publisher:
         if self._commands is None:  # left over in the session of a host that once took commands
             message.acknowledge()
             return
-        if len(self._incoming) >= COMMANDS_WAITING:
+        size = len(message.payload)
+        with self._incoming_lock:
+            fits = (
+                len(self._incoming) < COMMANDS_WAITING
+                and self._incoming_bytes + size <= COMMANDS_WAITING_BYTES
+            )
+            if fits:
+                self._incoming_bytes += size
+                self._incoming.append(message)
+        if not fits:
             message.acknowledge()
             log.warning("command dropped, too many waiting", topic=message.topic)
             return
-        self._incoming.append(message)
         self._wake.set()
 
     # -- the drain thread --------------------------------------------------------------------------------------------
@@ -554,7 +564,9 @@ class Publisher:
             message = self._incoming[0]
             self._commands.receive(message.topic, message.payload, message.retain, self._clock())
             message.acknowledge()  # only now: a crash before this makes the broker send it again
-            self._incoming.popleft()
+            with self._incoming_lock:
+                self._incoming.popleft()
+                self._incoming_bytes -= len(message.payload)
 
     # -- the store ---------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 # Of the contract, not of the program: the last part of the ticket's schema name.
 VERSION = f"{TICKET_SCHEMA.rpartition('/')[2]}.0.0"
 
-_EVENT_KINDS = ("raised", "updated", "cleared", "evidence", "attached", "escalated", "unpublished")
+_EVENT_KINDS = ("raised", "updated", "cleared", "evidence", "attached", "escalated")
 _PARAMETERS = {
     "site": "The site's id in cameras.yaml.",
     "ticketId": "The ticket's id: 26 characters, sorted by the time of the alarm.",
@@ -212,6 +212,16 @@ def _event_schema() -> dict[str, Any]:
             "host": text,
             "outcome": {"enum": [*(outcome.value for outcome in Outcome), None]},
             "time": {"type": "string", "format": "date-time"},
+            "by": {**text, "description": "The person, or the host for what the analysis did."},
+            "from": {**text, "description": "From where a person did it; empty for the host."},
+            "note": {"type": ["string", "null"]},
+            "to": {"type": ["string", "null"], "description": "Whom it was dispatched to."},
+            "command_id": {"type": ["string", "null"]},
+            "detail": {
+                "type": "object",
+                "description": "What else the audit trail has of it, by kind: grid and grid_before "
+                "(reassign), photos (paths), added (evidence), calls (escalated) and others.",
+            },
         }
     )
 
@@ -225,6 +235,11 @@ def _camera_status_schema() -> dict[str, Any]:
             "host": {"type": "string"},
             "t": seconds,
             "last_frame_t": seconds,
+            "unknown": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "Scenarios that cannot tell at present, with the reason.",
+            },
         },
     )
 

@@ -8,7 +8,7 @@ outcome.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
@@ -31,7 +31,10 @@ from pipeline.exceptions import CommandError
 from pipeline.observation import RelativeBox
 
 __all__ = [
+    "MAX_PHOTOS",
     "OPEN_STATES",
+    "PHOTO_BYTES",
+    "PHOTO_CHARACTERS",
     "THUMBNAIL_CHARACTERS",
     "TICKET_SCHEMA",
     "TRANSITIONS",
@@ -56,8 +59,10 @@ __all__ = [
     "apply",
     "instant",
     "json_schema",
+    "last_act",
     "seconds",
     "ticket_id",
+    "with_photos",
 ]
 
 TICKET_SCHEMA = "gridwatch.ticket/1"
@@ -65,6 +70,10 @@ TICKET_SCHEMA = "gridwatch.ticket/1"
 # A ticket travels whole with each version, over links that may be a phone's.
 _THUMBNAIL_BYTES = 64 * 1024
 THUMBNAIL_CHARACTERS = -(-_THUMBNAIL_BYTES // 3) * 4
+# A phone's picture at a width that shows a number plate; three of them pass a broker that takes messages of 2 MB.
+PHOTO_BYTES = 256 * 1024
+PHOTO_CHARACTERS = -(-PHOTO_BYTES // 3) * 4
+MAX_PHOTOS = 3
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -128,6 +137,7 @@ class Action(StrEnum):
     DISPATCH = "dispatch"
     DISPOSE = "dispose"
     REOPEN = "reopen"
+    REASSIGN = "reassign"
     NOTE = "note"
 
 
@@ -141,6 +151,8 @@ TRANSITIONS: Mapping[Action, Mapping[TicketState, TicketState]] = {
     # From every open state: a false alarm is one click.
     Action.DISPOSE: dict.fromkeys(sorted(OPEN_STATES), _S.DISPOSED),
     Action.REOPEN: {_S.DISPOSED: _S.WARNED},
+    # Whoever has it now has not seen it yet.
+    Action.REASSIGN: dict.fromkeys(sorted(OPEN_STATES), _S.WARNED),
     Action.NOTE: {state: state for state in _S},
 }
 
@@ -210,10 +222,18 @@ class Analysed(_Part):
 
 
 class Escalation(_Part):
-    """Called upwards to `grid` because nobody had acknowledged."""
+    """Called upwards because nobody had acknowledged, or nobody had disposed of it, in time.
+
+    Attributes:
+        grid: Inbox that was called: a grid's path or ``departments/{name}``.
+        reason: What was missing.
+        after_s: The time of the rung on its ladder.
+    """
 
     grid: str
     time: Instant
+    reason: Literal["unacknowledged", "undisposed"] = "unacknowledged"
+    after_s: float | None = None
 
 
 class Warned(_Part):
@@ -225,7 +245,7 @@ class Warned(_Part):
         published: When this version was handed to the outbox.
         age_s: From the picture to that.
         attached: Further alarms that were grouped into this ticket instead of raising their own.
-        escalations: Whom it was called upwards to.
+        escalations: Whom it was called upwards to since it was raised, reopened or reassigned.
     """
 
     raised: Instant
@@ -241,7 +261,9 @@ class Act(_Part):
 
     Attributes:
         source: From where: ``console``, ``cli``, ``mqtt`` or a device's name; ``from`` in JSON.
-        to: Whom a ticket was dispatched to.
+        to: Whom a ticket was dispatched to, or the grid that it was reassigned to.
+        photos: Paths of the evidence that came with it.
+        version: Of the ticket, that it made; None in tickets of older versions of gridwatch.
     """
 
     by: str
@@ -249,6 +271,8 @@ class Act(_Part):
     source: str = Field(default="", alias="from")
     note: str = ""
     to: str | None = None
+    photos: tuple[str, ...] = ()
+    version: int | None = None
 
 
 class Disposed(_Part):
@@ -258,21 +282,23 @@ class Disposed(_Part):
     dispatched: Act | None = None
     disposed: Act | None = None
     reopened: Act | None = None
+    reassigned: Act | None = None
     outcome: Outcome | None = None
     # Bounded, for the ticket travels whole; older ones are in the events.
     notes: Annotated[tuple[Act, ...], Field(max_length=20)] = ()
 
 
 class Evidence(_Part):
-    """A picture or a clip on the host's disk or in the centre.
+    """A picture, a clip or a person's photo on the host's disk or in the centre.
 
     Attributes:
+        kind: ``photo`` came with a command of a person; the others are the camera's.
         path: Relative to the host's evidence folder.
         url: Where it can be fetched, if it can.
         start: First moment shown; `end` the last.
     """
 
-    kind: Literal["picture", "clip"]
+    kind: Literal["picture", "clip", "photo"]
     path: str
     sha256: str
     size_bytes: int
@@ -333,12 +359,15 @@ class Command(BaseModel):
 
     Attributes:
         command_id: Chosen by the sender; a repeat is answered as the first was and changes nothing.
-        expected_version: The version on which the person decided; None to skip the check.
+        expected_version: The version on which the person decided; refused if a person has acted since. None to skip
+            the check.
         expires: After this it is refused.
         user: Who; taken from the topic, which the broker's ACL guards.
         source: From where; ``from`` in JSON.
         outcome: Required for dispose.
         to: Whom to dispatch to.
+        grid: Required for reassign: path of the grid that has it from now on.
+        photos: For dispose and note: JPEGs in base64, 256 KB each at most before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -353,6 +382,10 @@ class Command(BaseModel):
     note: str = Field(default="", max_length=2000)
     outcome: Outcome | None = None
     to: str | None = Field(default=None, max_length=128)
+    grid: str | None = Field(default=None, min_length=1, max_length=256)
+    photos: tuple[Annotated[str, Field(max_length=PHOTO_CHARACTERS)], ...] = Field(
+        default=(), max_length=MAX_PHOTOS, repr=False
+    )
 
     @classmethod
     def parse(cls, payload: bytes | str, *, user: str, ticket_id: str) -> Command:
@@ -409,8 +442,26 @@ def ticket_id(
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def last_act(ticket: Ticket) -> tuple[Action, Act] | None:
+    """What a person did last to a ticket; None if nobody has done anything since it was raised."""
+    disposal = ticket.dispose
+    acts = [
+        (Action.ACKNOWLEDGE, disposal.acknowledged),
+        (Action.DISPATCH, disposal.dispatched),
+        (Action.DISPOSE, disposal.disposed),
+        (Action.REOPEN, disposal.reopened),
+        (Action.REASSIGN, disposal.reassigned),
+        *((Action.NOTE, note) for note in disposal.notes[-1:]),
+    ]
+    done = [(action, act) for action, act in acts if act is not None]
+    return max(done, key=lambda one: (one[1].version or 0, one[1].time), default=None)
+
+
 def apply(ticket: Ticket, command: Command, t: float) -> Ticket:
-    """The ticket's next version after the command at `t`.
+    """The ticket's next version after the command at `t`, without its photos.
+
+    A version that the analysis made (a clip, a cleared condition) does not stand against a command that was decided
+    before it; what a person did does.
 
     Raises:
         CommandError: ``version_conflict``, ``expired``, ``illegal_transition`` or ``malformed``.
@@ -418,30 +469,79 @@ def apply(ticket: Ticket, command: Command, t: float) -> Ticket:
     place = f"ticket {ticket.id}"
     if command.expires is not None and instant(t) > command.expires:
         raise CommandError(f"{place}: the command expired before it arrived", code="expired")
-    if command.expected_version not in (None, ticket.version):
+    if not _is_current(ticket, command.expected_version):
         raise CommandError(
-            f"{place}: is at version {ticket.version}, expected {command.expected_version}",
+            f"{place}: is at version {ticket.version}, expected {command.expected_version}"
+            f"{_who_did_what(ticket)}",
             code="version_conflict",
         )
     allowed = TRANSITIONS[command.action]
     if ticket.state not in allowed:
         raise CommandError(
             f"{place}: cannot {command.action} while {ticket.state}, "
-            f"expected {' or '.join(sorted(allowed))}",
+            f"expected {' or '.join(sorted(allowed))}{_who_did_what(ticket)}",
             code="illegal_transition",
         )
+    _check_fields(place, command)
+    if command.grid == ticket.grid:
+        raise CommandError(f"{place}: is with grid {ticket.grid} already", code="malformed")
+    act = Act(
+        by=command.user,
+        time=instant(t),
+        source=command.source,
+        note=command.note,
+        to=command.grid or command.to,
+        version=ticket.version + 1,
+    )
+    changes: dict[str, Any] = {}
+    if command.action in (Action.REASSIGN, Action.REOPEN):  # everybody is called anew
+        changes["warn"] = ticket.warn.model_copy(update={"escalations": ()})
+    return ticket.next(
+        t,
+        state=allowed[ticket.state],
+        grid=command.grid or ticket.grid,
+        dispose=_disposal(ticket.dispose, command, act),
+        **changes,
+    )
+
+
+def _is_current(ticket: Ticket, expected: int | None) -> bool:
+    if expected in (None, ticket.version):
+        return True
+    last = last_act(ticket)
+    changed = 1 if last is None else last[1].version
+    return changed is not None and changed <= expected < ticket.version
+
+
+def _who_did_what(ticket: Ticket) -> str:
+    last = last_act(ticket)
+    if last is None:
+        return ""
+    action, act = last
+    outcome = f" as {ticket.dispose.outcome}" if action is Action.DISPOSE else ""
+    to = f" to {act.to}" if act.to else ""
+    where = f" from {act.source}" if act.source else ""
+    return f"; {act.by} did {action}{outcome}{to}{where} at {_rfc3339(act.time)}"
+
+
+def _check_fields(place: str, command: Command) -> None:
+    """Each action's own fields are there, and no others'."""
     if (command.outcome is not None) != (command.action is Action.DISPOSE):
         raise CommandError(
             f"{place}: an outcome belongs to dispose and to it alone, expected one of "
             f"{', '.join(Outcome)}",
             code="malformed",
         )
-    act = Act(
-        by=command.user, time=instant(t), source=command.source, note=command.note, to=command.to
-    )
-    return ticket.next(
-        t, state=allowed[ticket.state], dispose=_disposal(ticket.dispose, command, act)
-    )
+    if (command.grid is not None) != (command.action is Action.REASSIGN):
+        raise CommandError(
+            f"{place}: a grid belongs to reassign and to it alone, expected its path",
+            code="malformed",
+        )
+    if command.photos and command.action not in (Action.DISPOSE, Action.NOTE):
+        raise CommandError(
+            f"{place}: photos belong to dispose and note, found them with {command.action}",
+            code="malformed",
+        )
 
 
 def _disposal(before: Disposed, command: Command, act: Act) -> Disposed:
@@ -453,9 +553,20 @@ def _disposal(before: Disposed, command: Command, act: Act) -> Disposed:
         case Action.DISPOSE:
             return before.model_copy(update={"disposed": act, "outcome": command.outcome})
         case Action.REOPEN:
-            return Disposed(reopened=act, notes=before.notes)
+            return Disposed(reopened=act, reassigned=before.reassigned, notes=before.notes)
+        case Action.REASSIGN:
+            return Disposed(reopened=before.reopened, reassigned=act, notes=before.notes)
         case Action.NOTE:
             return before.model_copy(update={"notes": (*before.notes, act)[-20:]})
+
+
+def with_photos(disposal: Disposed, action: Action, paths: Sequence[str]) -> Disposed:
+    """What people did, with the paths of the photos that came with the newest disposal or note."""
+    if action is Action.DISPOSE and disposal.disposed is not None:
+        act = disposal.disposed.model_copy(update={"photos": tuple(paths)})
+        return disposal.model_copy(update={"disposed": act})
+    act = disposal.notes[-1].model_copy(update={"photos": tuple(paths)})
+    return disposal.model_copy(update={"notes": (*disposal.notes[:-1], act)})
 
 
 def json_schema() -> dict[str, Any]:

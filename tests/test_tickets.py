@@ -75,6 +75,8 @@ def make_ticket(state: TicketState = TicketState.WARNED) -> Ticket:
 def make_command(action: Action, **more: object) -> Command:
     if action is Action.DISPOSE:
         more.setdefault("outcome", Outcome.CONFIRMED)
+    if action is Action.REASSIGN:
+        more.setdefault("grid", "town/12/4")
     base = {"command_id": "c1", "ticket_id": identity(), "action": action, "user": "wang"}
     return Command.model_validate({**base, **more})
 
@@ -88,6 +90,9 @@ EXPECTED = {
     (Action.DISPOSE, TicketState.ACKNOWLEDGED): TicketState.DISPOSED,
     (Action.DISPOSE, TicketState.DISPATCHED): TicketState.DISPOSED,
     (Action.REOPEN, TicketState.DISPOSED): TicketState.WARNED,
+    (Action.REASSIGN, TicketState.WARNED): TicketState.WARNED,
+    (Action.REASSIGN, TicketState.ACKNOWLEDGED): TicketState.WARNED,
+    (Action.REASSIGN, TicketState.DISPATCHED): TicketState.WARNED,
     **{(Action.NOTE, state): state for state in TicketState},
 }
 
