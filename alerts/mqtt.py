@@ -33,6 +33,7 @@ from pipeline.observation import Json
 __all__ = [
     "BrokerSettings",
     "CommandReceiver",
+    "ConfigStatus",
     "HostStatus",
     "Publisher",
     "PublisherStatus",
@@ -85,10 +86,29 @@ class PublisherStatus:
     in_flight: int
 
 
+class ConfigStatus(BaseModel):
+    """Which cameras.yaml is in force on a host.
+
+    Attributes:
+        sha256: Of the file's bytes, in hexadecimal.
+        since: Since when, in seconds since the epoch.
+        refused_sha256: Of a newer content that was not applied.
+        problem: Why not, in one line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    since: float
+    refused_sha256: str | None = None
+    problem: str | None = None
+
+
 class HostStatus(BaseModel):
     """Retained at ``hosts/{id}/status``.
 
     Attributes:
+        config: Of an online host whose configuration is a file.
         reason: Of being offline: ``stopped`` in order, or ``lost`` (the broker's word, the last will).
         since: Since when, in seconds since the epoch; None for ``lost``, which cannot be known beforehand.
     """
@@ -99,6 +119,11 @@ class HostStatus(BaseModel):
     status: Literal["online", "offline"]
     reason: Literal["stopped", "lost"] | None = None
     since: float | None = None
+    config: ConfigStatus | None = None
+
+    def payload(self) -> bytes:
+        """As it is published: `config` only where it is known."""
+        return self.model_dump_json(exclude={"config"} if self.config is None else None).encode()
 
 
 @dataclass(slots=True)
@@ -149,7 +174,7 @@ class Publisher:
         self._connection = Connection(
             settings,
             client_id=settings.client_id or f"gridwatch-{topics.site}-{host_id}",
-            will=Will(topics.host_status(host_id), lost.model_dump_json().encode()),
+            will=Will(topics.host_status(host_id), lost.payload()),
             subscriptions=[topics.commands] if commands else [],
             on_up=self._on_up,
             on_down=self._on_down,
@@ -172,6 +197,8 @@ class Publisher:
         self._new_rows = threading.Event()
         self._new_connection = threading.Event()
         self._lost_t: float | None = None
+        self._online_t = clock()
+        self._config: ConfigStatus | None = None
 
         # The drain thread's own
         self._buffer: list[OutboxRow] = []
@@ -192,10 +219,16 @@ class Publisher:
 
     def start(self) -> None:
         """Begin; returns at once, whether or not there is a broker."""
+        self._online_t = self._clock()
         self._set_host_status("online")
         self._store.on_messages(self.wake)
         self._connection.start()
         self._thread.start()
+
+    def publish_config(self, config: ConfigStatus) -> None:
+        """Say in the host's status which configuration is in force."""
+        self._config = config
+        self._set_host_status("online")
 
     def wake(self) -> None:
         """There is a new row in the outbox (the store calls this itself); callable from any thread."""
@@ -530,12 +563,15 @@ class Publisher:
     def _set_host_status(
         self, status: Literal["online", "offline"], reason: Literal["stopped"] | None = None
     ) -> None:
+        online = status == "online"
         document = HostStatus(
-            host=self._host_id, status=status, reason=reason, since=round(self._clock(), 3)
+            host=self._host_id,
+            status=status,
+            reason=reason,
+            since=round(self._online_t if online else self._clock(), 3),
+            config=self._config if online else None,
         )
-        self._set_status(
-            self._topics.host_status(self._host_id), document.model_dump_json().encode()
-        )
+        self._set_status(self._topics.host_status(self._host_id), document.payload())
 
     def _set_status(self, topic: str, payload: bytes) -> None:
         with self._status_lock:

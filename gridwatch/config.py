@@ -21,6 +21,7 @@ import platformdirs
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 
+from alerts.accuracy import AccuracySettings
 from alerts.connection import BrokerSettings
 from alerts.dispatch import DispatchSettings
 from alerts.evidence import EvidenceSettings
@@ -108,6 +109,7 @@ class RuntimeSettings(Settings):
         metrics_port: Prometheus port; none when empty.
         metrics_address: Address it listens on.
         log_format: ``auto`` is human on a terminal and JSON elsewhere.
+        reload: Apply a changed cameras.yaml without being told to; otherwise at SIGHUP alone.
     """
 
     providers: tuple[str, ...] = ("cpu",)
@@ -116,6 +118,7 @@ class RuntimeSettings(Settings):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     metrics_address: str = "127.0.0.1"
     log_format: Literal["auto", "json", "human"] = "auto"
+    reload: bool = True
 
 
 class CameraSettings(Settings):
@@ -161,6 +164,7 @@ class Config(Settings):
     evidence: EvidenceSettings = EvidenceSettings()
     storm: StormSettings = StormSettings()
     dispatch: DispatchSettings = DispatchSettings()
+    accuracy: AccuracySettings = AccuracySettings()
     runtime: RuntimeSettings = RuntimeSettings()
     cameras: tuple[CameraSettings, ...]
 

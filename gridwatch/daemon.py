@@ -42,6 +42,9 @@ STABLE_S = 60.0  # an engine that lived this long has earned a fresh back-off
 HEARTBEAT_TIMEOUT_S = 30.0  # longer than any inference or fsync on an overloaded 2-core host
 STARTING_S = 300.0  # on top of that, for imports and models from a cold disk or the check of a store of gigabytes
 STARTING = b"s"  # the heartbeat of an engine that has a long step of its start before it
+RELOAD = b"r"  # on the engine's standard input: look at cameras.yaml now
+START_ANEW = 3  # the engine's exit status when a changed configuration needs a new engine
+RETREAT = "--retreat="  # with the state folder: start with the last text that an engine ran with
 POLL_S = 0.05
 # A supervisor that wakes so late was not alone: the machine slept, or swapped, and the engine with it.
 LATE_S = 2.0
@@ -216,11 +219,13 @@ class Supervisor:
     Attributes:
         command: The engine's command line.
         notes: Where crashes are explained.
+        folder: Where an engine leaves the configuration that it runs with; None where it has none to go back to.
         on_start: Called with the engine's process id at each start (tests).
     """
 
     command: Sequence[str]
     notes: CrashNotes
+    folder: Path | None = None
     on_start: Callable[[int], None] | None = None
     restarts: int = 0
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -231,6 +236,9 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until the end; returns the exit status for the shell."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        # On a terminal that is closed it means the end; a service is told so to look at its configuration.
+        hangup = self._on_signal if os.isatty(0) else self._on_hangup
+        previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, hangup)
         try:
             return self._loop()
         finally:
@@ -240,16 +248,25 @@ class Supervisor:
     def _loop(self) -> int:
         delay_s = RESTART_MIN_S
         self.notes.pardon()
+        retreat = False
         while True:
             started = time.monotonic()
             self.notes.clear_report()
-            status, hung = self._run_engine()
+            status, hung, started_up = self._run_engine(retreat=retreat)
             if self._stopping.is_set():
-                return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else 1
+                return 0 if status in (0, START_ANEW, -signal.SIGTERM, -signal.SIGINT) else 1
             if status == 0:
                 return 0
             if status == 2 and not hung and not self._ever_ran:
                 return 2  # it could not start at all, and has said why on stderr
+            if status == START_ANEW and not hung:
+                retreat = False
+                continue
+            # Once only: if that does not help, it is not the configuration.
+            retreat = status == 2 and not started_up and not retreat and self.folder is not None
+            if retreat:
+                log.error("engine cannot start with the configuration, the former goes on")
+                continue
             lived_s = time.monotonic() - started
             delay_s = RESTART_MIN_S if lived_s > STABLE_S else min(delay_s * 2, RESTART_MAX_S)
             self._explain(status, hung, lived_s)
@@ -257,9 +274,10 @@ class Supervisor:
             if self._stopping.wait(delay_s):
                 return 0
 
-    def _run_engine(self) -> tuple[int, bool]:
+    def _run_engine(self, *, retreat: bool) -> tuple[int, bool, bool]:
+        """Exit status, whether it hung, and whether its loop ever turned."""
         process = subprocess.Popen(
-            self.command,
+            [*self.command, *([f"{RETREAT}{self.folder}"] if retreat else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"MALLOC_ARENA_MAX": MALLOC_ARENAS, **os.environ},
@@ -296,7 +314,7 @@ class Supervisor:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
         self._ever_ran = self._ever_ran or beat.heard
-        return process.wait(), hung
+        return process.wait(), hung, beat.heard
 
     def _explain(self, status: int, hung: bool, lived_s: float) -> None:
         if hung:
@@ -321,7 +339,14 @@ class Supervisor:
         self._stopping.set()
         process = self._process
         if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM if number == signal.SIGTERM else number)
+            process.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None:
+            # Not by a signal: one that comes before the engine has its handler would end it.
+            with contextlib.suppress(OSError, ValueError):
+                os.write(process.stdin.fileno(), RELOAD)
 
 
 class _Heartbeat:
@@ -377,7 +402,8 @@ def main() -> int:
     except GridwatchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    return Supervisor(engine_command(Path(file), *options), CrashNotes(Path(folder))).run()
+    command = engine_command(Path(file), *options)
+    return Supervisor(command, CrashNotes(Path(folder)), Path(folder)).run()
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +19,23 @@ import structlog
 from alerts.dispatch import Dispatch
 from alerts.evidence import EvidenceStore, load_key
 from alerts.evidence_server import EvidenceServer
-from alerts.mqtt import CommandReceiver, Publisher
+from alerts.mqtt import CommandReceiver, ConfigStatus, Publisher
 from alerts.store import Store
 from alerts.topics import Topics
-from gridwatch.config import CameraSettings, Config, load_config
-from gridwatch.daemon import STARTING, CrashNotes, EngineLock
-from gridwatch.engine import DetectorLike, Engine
+from gridwatch.config import CameraSettings, Config
+from gridwatch.daemon import RELOAD, RETREAT, START_ANEW, STARTING, CrashNotes, EngineLock
+from gridwatch.engine import DetectorLike, Engine, Outcome
 from gridwatch.logs import configure_logging
 from gridwatch.metrics import Metrics, Reading
+from gridwatch.reload import (
+    ACCEPTED,
+    Candidate,
+    ConfigWatch,
+    Revision,
+    compare,
+    keep_accepted,
+    read_revision,
+)
 from gridwatch.scheduler import BATCH, Scheduler
 from gridwatch.warner import Warner
 from pipeline.analyse.detector import Detector
@@ -36,7 +45,7 @@ from pipeline.capture.reader import CameraReader, ReaderState
 from pipeline.capture.ring import PacketRing
 from pipeline.capture.timeline import Clock, HostClock
 from pipeline.exceptions import ConfigError, GridwatchError, ModelError
-from pipeline.observation import Json
+from pipeline.observation import Condition, Json
 
 __all__ = ["Host", "load_detectors", "main", "models_needed"]
 
@@ -47,6 +56,7 @@ ONCE_END_S = 60.0  # nobody waits behind the last file, and its clips are worth 
 SILENT_AFTER_S = 2.0  # a camera without a frame for longer has a gap, whatever its state says
 CHORES_S = 1.0  # heartbeat, statuses, silent cameras
 SNAPSHOT_S = 1.0  # a kill -9 costs a dwell no more than this
+UNKNOWN_AFTER_S = 5.0  # what is hidden for a moment is not worth a status
 STATUS_S = 60.0  # statuses are repeated so that `silent for` stays current
 RING_BYTES = 64 * 1024 * 1024  # 40 s of a 1080p camera at 12 Mbit/s
 KEYFRAME_WARNING_S = 10.0  # longer intervals force full decoding and delay the first picture
@@ -109,6 +119,8 @@ class Host:
         once: End when all file sources have ended.
         clock: The host's time.
         starting: Called before and after what may take minutes.
+        watch: Tells of a changed cameras.yaml; None where it is not followed.
+        status: Which cameras.yaml `config` is, for the host's status.
     """
 
     def __init__(
@@ -120,8 +132,14 @@ class Host:
         once: bool = False,
         clock: Clock | None = None,
         starting: Callable[[], None] = lambda: None,
+        watch: ConfigWatch | None = None,
+        status: ConfigStatus | None = None,
     ) -> None:
         self.config = config
+        self._folder = folder
+        self._watch = watch
+        self._status = status
+        self._anew = False
         self._notes = notes
         self._once = once
         self._clock = clock or HostClock()
@@ -183,15 +201,19 @@ class Host:
         self._silent: set[str] = set()
         self._told: dict[str, tuple[object, ...]] = {}
         self._rare_keyframes: set[str] = set()
+        self._unknown: dict[str, dict[str, tuple[float, Json]]] = {}
         self._status_due_s = 0.0
         self._quarantined: dict[str, str] = {}
 
-    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> bool:
         """Work until `stop` is set (or, with ``once``, until all files have ended), then end cleanly.
 
         Args:
             stop: Set by SIGTERM or by the supervisor's death.
             beat: Called about once a second while the loop turns.
+
+        Returns:
+            Whether it ended because a changed configuration needs a new engine.
         """
         runtime = self.config.runtime
         if runtime.metrics_port is not None:
@@ -200,6 +222,8 @@ class Host:
         if self._evidence_server is not None:
             self._evidence_server.start()
         self.warner.start()
+        if self._status is not None:
+            self.publisher.publish_config(self._status)
         self.publisher.start()
         self.scheduler.start(self._clock.now())
         for camera in self._cameras:
@@ -214,10 +238,15 @@ class Host:
             cameras=len(self._cameras),
             models=sorted(self._detectors),
         )
+        if self._watch is not None:
+            self._watch.start()
         try:
             self._loop(stop, beat)
         finally:
+            if self._watch is not None:
+                self._watch.close()
             self._end(patient=self._once and not stop.is_set())
+        return self._anew and not stop.is_set()
 
     def _loop(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         chores_s = 0.0
@@ -227,6 +256,8 @@ class Host:
                 chores_s = now_s + CHORES_S
                 beat()
                 self._chores(now_s)
+                if self._anew:
+                    return
                 if self.warner.fault is not None:
                     raise self.warner.fault
             frames = self.scheduler.next_batch(now_s)
@@ -245,6 +276,7 @@ class Host:
             self._notes.analysing(())
             for outcome in outcomes:
                 self.warner.take(outcome)
+                self._note_unknown(outcome)
             done_s = self._clock.monotonic()
             for frame in frames:
                 self.metrics.frame_to_result.observe(done_s - frame.arrived_s)
@@ -258,11 +290,67 @@ class Host:
             if camera.stream.live:
                 self._look_for_silence(camera.id, reader, t)
         self.warner.remember(t)
+        if self._watch is not None and (candidate := self._watch.take()) is not None:
+            self._take_over(candidate, t)
         repeat = now_s >= self._status_due_s
         if repeat:
             self._status_due_s = now_s + STATUS_S
         for camera in self._cameras:
             self._tell_status(camera.id, t, repeat=repeat)
+
+    def _note_unknown(self, outcome: Outcome) -> None:
+        """Which scenarios cannot tell at present, and why: a river camera that is warming up is not normal."""
+        unknown = self._unknown.setdefault(outcome.camera_id, {})
+        known = {o.scenario for o in outcome.observations if o.condition is not Condition.UNKNOWN}
+        for observation in outcome.observations:
+            scenario, reason = observation.scenario, observation.detail.get("reason")
+            if scenario in known:
+                unknown.pop(scenario, None)
+            elif reason:
+                since_t, _ = unknown.get(scenario, (outcome.t, None))
+                unknown[scenario] = since_t, reason
+
+    def _take_over(self, candidate: Candidate, t: float) -> None:
+        """Apply a changed configuration, or refuse it, or end for an engine that can start with it."""
+        if candidate.config is None:
+            self._refuse(candidate, candidate.problems)
+            return
+        difference = compare(self.config, candidate.config)
+        if difference.refused:
+            keys = ", ".join(difference.refused)
+            self._refuse(candidate, [f"{keys}: cannot change under a running daemon; restart it"])
+            return
+        if difference.restart:
+            log.info("configuration changed, a new engine starts", because=difference.restart)
+            self._anew = True
+            return
+        for camera in difference.cameras:
+            if camera.id not in self.readers:
+                continue
+            try:
+                self.engine.reconfigure(camera)
+            except Exception as error:  # a plug-in may fail in any way
+                log.exception("camera keeps its former settings", camera=camera.id)
+                self._refuse(candidate, [f"camera {camera.id}: {type(error).__name__}: {error}"])
+                return
+            self.warner.reconfigure(camera)
+        self.config = candidate.config
+        self._cameras = [camera for camera in self.config.cameras if camera.enabled]
+        keep_accepted(self._folder, candidate.revision)
+        self._status = ConfigStatus(sha256=candidate.revision.sha256, since=round(t, 3))
+        self.publisher.publish_config(self._status)
+        log.info("configuration applied", cameras=[camera.id for camera in difference.cameras])
+
+    def _refuse(self, candidate: Candidate, problems: Sequence[str]) -> None:
+        log.error(
+            "configuration refused, the former goes on",
+            problem=problems[0],
+            problems=len(problems),
+        )
+        if self._status is not None:
+            news = {"refused_sha256": candidate.revision.sha256, "problem": problems[0]}
+            self._status = self._status.model_copy(update=news)
+            self.publisher.publish_config(self._status)
 
     def _look_for_silence(self, camera_id: str, reader: CameraReader, t: float) -> None:
         last_t = reader.last_t
@@ -283,7 +371,12 @@ class Host:
         interval_s = reader.keyframe_interval_s
         if interval_s is not None:
             self._judge_keyframes(camera_id, interval_s)
-        told = (reader.state, reader.reason, reader.level, camera_id in self._silent)
+        unknown = {
+            scenario: reason
+            for scenario, (since_t, reason) in self._unknown.get(camera_id, {}).items()
+            if t - since_t >= UNKNOWN_AFTER_S
+        }
+        told = (reader.state, reader.reason, reader.level, camera_id in self._silent, *unknown)
         if self._told.get(camera_id) == told and not repeat:
             return
         if reader.state is ReaderState.ENDED and reader.reason and not repeat:
@@ -301,6 +394,7 @@ class Host:
             "rate_hz": round(self.scheduler.granted_hz(camera_id), 2),
             "reconnects": reader.counters.reconnects,
             "faults": dict(self.engine.faults(camera_id)),
+            "unknown": unknown,
         }
         self.publisher.publish_status(camera_id, status)
 
@@ -381,7 +475,11 @@ class Host:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the engine process: ``python -m gridwatch.host cameras.yaml [--once] [--set=KEY=VALUE]``."""
+    """Run the engine process: ``python -m gridwatch.host cameras.yaml [--once] [--retreat=FOLDER] [--set=KEY=VALUE]``.
+
+    Returns:
+        The exit status: 0, 2 for an error that was said on standard error, or `START_ANEW`.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     once = "--once" in arguments
     overrides = [a.removeprefix("--set=") for a in arguments if a.startswith("--set=")]
@@ -390,33 +488,71 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        config = load_config(file, overrides=overrides)
+        retreat = next((a for a in arguments if a.startswith(RETREAT)), None)
+        accepted = Path(retreat.removeprefix(RETREAT)) / ACCEPTED if retreat is not None else None
+        problem: str | None = None
+        if accepted is not None and accepted.is_file():
+            known, problem = _refused(file, overrides)
+            revision = read_revision(accepted)
+        else:
+            revision = known = read_revision(file)
+        config = revision.parse(file, overrides)
         configure_logging(config.runtime.log_format)
         folder = config.state_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = EngineLock(folder)
         lock.acquire()
         notes = CrashNotes(folder)
+        watch = None
+        if not once:
+            watch = ConfigWatch(file, known, overrides, poll=config.runtime.reload)
         cv2.setNumThreads(1)  # OpenCV's own pool would fight with inference for two cores
         with notes.report.open("w") as report:
             faulthandler.enable(report)
-            threading.Thread(target=_follow_supervisor, args=(stop,), daemon=True).start()
-            Host(config, folder, notes, once=once, starting=partial(_beat, STARTING)).run(
-                stop, _beat
+            threading.Thread(target=_follow_supervisor, args=(stop, watch), daemon=True).start()
+            host = Host(
+                config,
+                folder,
+                notes,
+                once=once,
+                starting=partial(_beat, STARTING),
+                watch=watch,
+                status=_config_status(revision, known, problem),
             )
+            keep_accepted(folder, revision)  # it can be started with
+            anew = host.run(stop, _beat)
             faulthandler.disable()
     except GridwatchError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"error: {line}\n")
         return 2
-    return 0
+    return START_ANEW if anew else 0
 
 
-def _follow_supervisor(stop: threading.Event) -> None:
+def _refused(file: Path, overrides: Sequence[str]) -> tuple[Revision, str]:
+    """What stands in the file, and why the engine before us could not start with it."""
+    revision = Revision.of(b"")
+    try:
+        revision = read_revision(file)
+        revision.parse(file, overrides)
+    except ConfigError as error:
+        return revision, error.problems[0]
+    return revision, f"{file}: the engine could not start with it; the log says why"
+
+
+def _config_status(revision: Revision, known: Revision, problem: str | None) -> ConfigStatus:
+    status = ConfigStatus(sha256=revision.sha256, since=round(time.time(), 3))
+    if problem is None:
+        return status
+    return status.model_copy(update={"refused_sha256": known.sha256, "problem": problem})
+
+
+def _follow_supervisor(stop: threading.Event, watch: ConfigWatch | None) -> None:
     """End when the supervisor's end of our standard input closes: an orphan must not run beside its successor."""
     with contextlib.suppress(OSError):
-        while os.read(0, 64):
-            pass
+        while told := os.read(0, 64):
+            if RELOAD in told and watch is not None:
+                watch.ask()
     stop.set()
     time.sleep(10.0)
     os._exit(1)

@@ -47,19 +47,22 @@ class LocatedYaml:
         return f"{self.file}:{line}: {dotted.lstrip('.') or 'document'}"
 
 
-def load_located(file: Path, environ: Mapping[str, str] | None = None) -> LocatedYaml:
+def load_located(
+    file: Path, environ: Mapping[str, str] | None = None, *, text: bytes | None = None
+) -> LocatedYaml:
     """Read a YAML mapping and resolve ``${VAR}``, ``${VAR:-default}`` and secrets in ``*_file``.
 
     Args:
         file: The YAML file.
         environ: Where variables come from; the process environment by default.
+        text: What is to be taken for its content, if not what stands in it now.
 
     Raises:
         ConfigError: if it cannot be read, is no YAML mapping, repeats a key, names an unset variable
             or a secret file that cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        content = (file.read_bytes() if text is None else text).decode("utf-8")
     except OSError as error:
         raise ConfigError(
             f"{file}: cannot be read: {error.strerror}; expected a YAML file"
@@ -67,7 +70,7 @@ def load_located(file: Path, environ: Mapping[str, str] | None = None) -> Locate
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start})") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(content, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark is not None else 1

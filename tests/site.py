@@ -41,6 +41,7 @@ PLUGIN = '''
 
 import ctypes
 
+import cv2
 import numpy as np
 
 from pipeline.analyse.scenario import Need, Scenario, ScenarioParameters
@@ -61,8 +62,11 @@ class BrightSquare(Scenario[Parameters]):
         return Need(4.0)
 
     def observe(self, scene):
-        ys, xs = np.nonzero(scene.frame.image.min(axis=2) > 220)
         height, width = scene.frame.image.shape[:2]
+        inside = np.zeros((height, width), np.uint8)
+        corners = np.rint(np.array(self.parameters.zone) * (width, height)).astype(np.int32)
+        cv2.fillPoly(inside, [corners], 255)
+        ys, xs = np.nonzero((scene.frame.image.min(axis=2) > 220) & (inside > 0))
         there = len(ys) > 0.01 * height * width
         return [
             Observation(
@@ -324,6 +328,14 @@ class Inbox:
             f"status of {camera}, found {self.statuses(camera)[-3:]}",
         )
         return next(status for status in reversed(self.statuses(camera)) if enough(status))
+
+    def host(self, name: str) -> dict[str, Any]:
+        """The host's newest status; empty if none came."""
+        for message in reversed(list(self._collector.messages)):
+            if message.topic.endswith(f"/hosts/{name}/status") and message.payload:
+                status: dict[str, Any] = json.loads(message.payload)
+                return status
+        return {}
 
     def messages(self) -> list[Received]:
         """Everything that came."""
