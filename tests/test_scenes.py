@@ -377,14 +377,14 @@ def made_up_clip() -> Clip:
         "fire",
         3,
         5.0,
-        {"cabin": ((0.0, 0.0), (1.0, 0.0), (0.5, 1.0))},
+        {"ebike_in_elevator": {"cabin": ((0.0, 0.0), (1.0, 0.0), (0.5, 1.0))}},
         frames,
         [event],
         Sensor.draw(seeded()),
     )
 
 
-def test_the_label_file_is_yaml_with_events_and_zones() -> None:
+def test_the_label_file_is_yaml_with_events_and_camera_settings() -> None:
     yaml = pytest.importorskip("yaml")
     read = yaml.safe_load(label_yaml(made_up_clip(), "fire.mp4"))
     assert read["clip"] == "fire.mp4"
@@ -393,7 +393,9 @@ def test_the_label_file_is_yaml_with_events_and_zones() -> None:
     assert read["events"] == [
         {"scenario": "fire", "start_s": 0.4, "end_s": 1.6, "box": [0.1, 0.2, 0.3, 0.4]}
     ]
-    assert read["zones"] == {"cabin": [[0, 0], [1, 0], [0.5, 1]]}
+    assert read["camera"] == {
+        "scenarios": {"ebike_in_elevator": {"cabin": [[0, 0], [1, 0], [0.5, 1]]}}
+    }
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -37,7 +38,7 @@ scenes:
     + """
 
 Everything is simulated and procedural: a seed always gives the same scene. Seeds 1..99 are for demo clips,
-10000 and above for training pictures, so that no model has seen what it is shown.
+500..599 for the hard cases, 10000 and above for training pictures, so that no model has seen what it is shown.
 Rendering needs Blender's `bpy` (Python 3.11, in a virtual environment of its own) and, for clips, ffmpeg:
 see benchmarks/scenes/README.md.
 """
@@ -88,22 +89,37 @@ def _stills(scene: Scene, name: str, seed: int, count: int, out: Path, width: in
     print()
 
 
-def _clip(scene: Scene, seed: int, seconds: float, fps: float, out: Path, width: int) -> None:
-    clip = scene.clip(seed, seconds=seconds, fps=fps, size=(width, width * 9 // 16))
-    total, began = round(seconds * fps), time.monotonic()
+def _film(clip: Clip, total: int, out: Path) -> None:
+    began = time.monotonic()
 
     def progress(n: int) -> None:
         pace = (time.monotonic() - began) / n
         print(
-            f"\r{clip.scenario} frame {n}/{total}  {pace:.1f} s a frame  {(total - n) * pace / 60:.0f} min left ",
+            f"\r{clip.name} frame {n}/{total}  {pace:.1f} s a frame  {(total - n) * pace / 60:.0f} min left ",
             end="",
             flush=True,
         )
 
-    path = out / f"{clip.scenario}.mp4"
+    path = out / f"{clip.name}.mp4"
     encode(clip, path, progress=progress)
     print()
-    _write(out / f"{clip.scenario}.yaml", label_yaml(clip, path.name).encode())
+    _write(out / f"{clip.name}.yaml", label_yaml(clip, path.name).encode())
+
+
+def _suite(names: list[str], out: Path, width: int) -> int:
+    """Render hard cases that are not there yet; an unknown name gives 2."""
+    cases: dict[str, tuple[Callable[[tuple[int, int]], Clip], float]] = {}
+    for module in ("cabin_cases", "street_cases", "yard_cases", "river_cases"):
+        scene = importlib.import_module(f"benchmarks.scenes.{module}")
+        cases |= {name: (make, scene.SECONDS * scene.FPS) for name, make in scene.CASES.items()}
+    if unknown := [name for name in names if name not in cases]:
+        print(f"found {', '.join(unknown)}, expected some of {', '.join(cases)}", file=sys.stderr)
+        return 2
+    for name, (make, frames) in cases.items():
+        if (names and name not in names) or (out / f"{name}.yaml").exists():
+            continue
+        _film(make((width, width * 9 // 16)), round(frames), out)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -152,19 +168,32 @@ def main(argv: list[str] | None = None) -> int:
     render.add_argument(
         "--fps", type=float, default=10.0, help="frames per second of the clip (default 10)"
     )
+    suite = verbs.add_parser(
+        "suite", help="render the hard cases of the regression suite, those that are missing"
+    )
+    suite.add_argument("names", nargs="*", help="some of them only")
+    suite.add_argument(
+        "--out", type=Path, required=True, help="folder: gets NAME.mp4 and NAME.yaml"
+    )
+    suite.add_argument("--width", type=int, default=480, help="picture width in pixels, 16:9")
     args = parser.parse_args(argv)
     try:
         importlib.import_module("bpy")
     except ImportError:
         print("bpy is not installed here: see benchmarks/scenes/README.md", file=sys.stderr)
         return 2
+    if args.verb == "suite":
+        return _suite(args.names, args.out, args.width)
     scene = cast(Scene, importlib.import_module(f"benchmarks.scenes.{args.scene}"))
     if args.stills:
         if not hasattr(scene, "still"):
             parser.error(f"scene {args.scene} makes clips only: its model is not a detector")
         _stills(scene, args.scene, args.seed, args.stills, args.out, args.width or 416)
     else:
-        _clip(scene, args.seed, args.seconds, args.fps, args.out, args.width or 640)
+        width = args.width or 640
+        size = (width, width * 9 // 16)
+        clip = scene.clip(args.seed, seconds=args.seconds, fps=args.fps, size=size)
+        _film(clip, round(args.seconds * args.fps), args.out)
     return 0
 
 

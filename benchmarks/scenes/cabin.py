@@ -21,7 +21,7 @@ from benchmarks.scenes.mesh import Material, Mesh, box, placement, tube
 from benchmarks.scenes.people import Look, Pose, person, riding, standing, walking
 from benchmarks.scenes.sensor import Sensor
 
-__all__ = ["Cabin", "Footprint", "build", "clip", "set_door", "still"]
+__all__ = ["Cabin", "Footprint", "build", "cabin_zone", "clip", "demo_cabin", "set_door", "still"]
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -570,7 +570,7 @@ _OPENS_S, _ENTERS_S, _STANDS_S, _SHUTS_S = 2.5, 4.0, 8.0, 9.0
 _DOOR_S = 1.5
 
 
-def _demo_cabin(seed: int, size: tuple[int, int]) -> Cabin:
+def demo_cabin(seed: int, size: tuple[int, int]) -> Cabin:
     """A roomy steel cabin with the commonest camera: rear corner, wide lens, looking at the door."""
     drawn = Cabin.draw(seed, size=size)
     width, depth, height = 1.6, 1.95, 2.35
@@ -596,7 +596,7 @@ _MARGIN_PX = 22
 
 def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640, 360)) -> Clip:
     """An empty lift; the door opens, somebody pushes an e-bike in, the door shuts; they stay to the end."""
-    cabin = _demo_cabin(seed, size)
+    cabin = demo_cabin(seed, size)
     rng = np.random.default_rng([seed, 5])
     ride = rides.ebike(rng, "scooter", steer=0.05)
     look = Look.draw(rng)
@@ -681,7 +681,13 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         noise=1.2,
     )
     return Clip(
-        "ebike_in_elevator", seed, fps, {"cabin": cabin_zone(cabin)}, frames, events, sensor
+        "ebike_in_elevator",
+        seed,
+        fps,
+        {"ebike_in_elevator": {"cabin": cabin_zone(cabin)}},
+        frames,
+        events,
+        sensor,
     )
 
 

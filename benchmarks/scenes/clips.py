@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from benchmarks.scenes.people import Pose
@@ -45,13 +47,15 @@ class Event:
 class Clip:
     """Frames as the scene makes them (RGB, before the camera), and the events, known once all frames are made."""
 
-    scenario: str
+    name: str
     seed: int
     fps: float
-    zones: dict[str, Zone]
+    scenarios: dict[str, dict[str, Any]]
+    """Settings of the camera's scenarios as in cameras.yaml, with the zones that fit the picture."""
     frames: Callable[[], Iterator[Picture]]
     events: list[Event]
     sensor: Sensor
+    conditions: tuple[str, ...] = ()
 
 
 def relative_box(
@@ -129,27 +133,27 @@ def encode(
     return count
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return "[" + ", ".join(f"{v:.3f}" for v in values) + "]"
+def label_yaml(clip: Clip, file_name: str) -> str:
+    """The label file: what happens in the clip, and camera settings that fit it."""
+    document = {
+        "clip": file_name,
+        "simulated": True,
+        "seed": clip.seed,
+        "conditions": list(clip.conditions),
+        "events": [
+            {"scenario": event.scenario, "start_s": event.start_s, "end_s": event.end_s}
+            | ({"box": _rounded(event.box)} if event.box is not None else {})
+            for event in clip.events
+        ],
+        "camera": {"scenarios": _rounded(clip.scenarios)},
+    }
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=110)
 
 
-def label_yaml(clip: Clip, name: str) -> str:
-    """The label file: what happens in the clip, and zones that fit it."""
-    lines = [
-        f"clip: {name}",
-        "simulated: true",
-        f"seed: {clip.seed}",
-        "events:" if clip.events else "events: []",
-    ]
-    for event in clip.events:
-        lines += [
-            f"  - scenario: {event.scenario}",
-            f"    start_s: {event.start_s:g}",
-            f"    end_s: {event.end_s:g}",
-        ]
-        if event.box is not None:
-            lines.append(f"    box: {_numbers(event.box)}")
-    lines.append("zones:" if clip.zones else "zones: {}")
-    for zone, polygon in clip.zones.items():
-        lines += [f"  {zone}: [" + ", ".join(_numbers(point) for point in polygon) + "]"]
-    return "\n".join(lines) + "\n"
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Floats to a thousandth, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_rounded(item) for item in value]
+    return round(float(value), 3) if isinstance(value, float) else value

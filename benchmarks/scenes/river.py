@@ -18,12 +18,12 @@ from benchmarks.scenes.clips import Clip, Event, ease, relative_box
 from benchmarks.scenes.mesh import Material, Mesh, box, ellipsoid, quad, tube
 from benchmarks.scenes.sensor import Sensor, to_display, to_linear
 
-__all__ = ["DISCHARGES", "Ripples", "Spill", "clip"]
+__all__ = ["DISCHARGES", "WIDTH_M", "Ripples", "Spill", "Surface", "banks", "clip"]
 
 Picture = NDArray[np.uint8]
 Field = NDArray[np.float32]
 
-_WIDTH_M = 13.0
+WIDTH_M = 13.0
 _CLEAN = np.array([0.075, 0.105, 0.075], np.float32)
 """Diffuse reflectance of the water itself, linear: a greenish lowland river."""
 
@@ -52,11 +52,11 @@ class Spill:
         speed_m_s: float,
     ) -> None:
         self.cell_m, self.x0_m = 0.125, x0_m
-        rows, columns = round(_WIDTH_M / self.cell_m), round(length_m / self.cell_m)
+        rows, columns = round(WIDTH_M / self.cell_m), round(length_m / self.cell_m)
         self._y, self._x = (a.astype(np.float32) * self.cell_m for a in np.mgrid[0:rows, 0:columns])
         self.concentration: Field = np.zeros((rows, columns), np.float32)
         self._outfall = (outfall_m[0] - x0_m, outfall_m[1])
-        across = self._y / _WIDTH_M
+        across = self._y / WIDTH_M
         # The current is slow at the banks and fast in midstream.
         self._u = np.float32(speed_m_s) * (0.45 + 0.55 * 4 * across * (1 - across))
         # Eddies as a moving stream function, so that they neither make nor swallow water.
@@ -160,7 +160,7 @@ class Ripples:
         return sx, sy
 
 
-def _banks(stage: Stage, rng: np.random.Generator) -> None:
+def banks(stage: Stage, rng: np.random.Generator) -> None:
     """Banks, trees, houses, the outfall pipe, a gauge, sky."""
     grass = Material((0.27, 0.36, 0.14), 0.95, pattern="grass", scale=0.15)
     stone = Material((0.55, 0.53, 0.5), 0.85, pattern="speckle", scale=0.06)
@@ -177,20 +177,20 @@ def _banks(stage: Stage, rng: np.random.Generator) -> None:
             Material((0.62, 0.61, 0.58), 0.85, pattern="tiles", scale=0.6),
         )
     )
-    mesh.add(box([10, _WIDTH_M + 8.4, 0.6], [140, 16, 1.5], grass))
+    mesh.add(box([10, WIDTH_M + 8.4, 0.6], [140, 16, 1.5], grass))
     mesh.add(
         quad(
             [
-                [80, _WIDTH_M + 0.5, 1.36],
-                [80, _WIDTH_M - 0.15, -0.3],
-                [-60, _WIDTH_M - 0.15, -0.3],
-                [-60, _WIDTH_M + 0.5, 1.36],
+                [80, WIDTH_M + 0.5, 1.36],
+                [80, WIDTH_M - 0.15, -0.3],
+                [-60, WIDTH_M - 0.15, -0.3],
+                [-60, WIDTH_M + 0.5, 1.36],
             ],
             stone,
         )
     )
     for _ in range(34):
-        x, y = float(rng.uniform(-20, 70)), _WIDTH_M + float(rng.uniform(1.5, 12))
+        x, y = float(rng.uniform(-20, 70)), WIDTH_M + float(rng.uniform(1.5, 12))
         high = float(rng.uniform(3, 8))
         mesh.add(
             tube(
@@ -209,7 +209,7 @@ def _banks(stage: Stage, rng: np.random.Generator) -> None:
         tone = float(rng.uniform(0.6, 0.85))
         mesh.add(
             box(
-                [x, _WIDTH_M + 17, high / 2],
+                [x, WIDTH_M + 17, high / 2],
                 [9, 6, high],
                 Material((tone, tone * 0.95, tone * 0.88), 0.9),
             )
@@ -218,7 +218,7 @@ def _banks(stage: Stage, rng: np.random.Generator) -> None:
             for wz in np.arange(2.5, high - 1, 2.8):
                 mesh.add(
                     box(
-                        [x + wx, _WIDTH_M + 13.98, wz],
+                        [x + wx, WIDTH_M + 13.98, wz],
                         [1.1, 0.08, 1.4],
                         Material((0.15, 0.18, 0.22), 0.1),
                     )
@@ -272,7 +272,7 @@ def clip(
 
     def frames() -> Iterator[Picture]:
         stage = Stage(*size, samples=24)
-        _banks(stage, np.random.default_rng([seed, 32]))
+        banks(stage, np.random.default_rng([seed, 32]))
         mirror = Material((0.97, 0.97, 0.97), 0.0, 1.0)
         water = stage.add(
             Mesh(
@@ -281,8 +281,8 @@ def clip(
                         [
                             [-60.0, -1.0, 0.0],
                             [80.0, -1.0, 0.0],
-                            [80.0, _WIDTH_M + 1, 0.0],
-                            [-60.0, _WIDTH_M + 1, 0.0],
+                            [80.0, WIDTH_M + 1, 0.0],
+                            [-60.0, WIDTH_M + 1, 0.0],
                         ],
                         mirror,
                     )
@@ -292,7 +292,7 @@ def clip(
         stage.look(camera)
         still = to_linear(stage.render())
         mask = stage.identities() == water.ident
-        surface = _Surface(still, mask, camera)
+        surface = Surface(still, mask, camera)
         ripples = Ripples.draw(rng, speed_m_s=speed)
         spill = Spill(rng, x0_m=-12.0, length_m=70.0, outfall_m=(-1.4, 0.5), speed_m_s=speed)
         dye = np.asarray(DISCHARGES[discharge], np.float32)
@@ -337,18 +337,28 @@ def clip(
         "river_discoloration",
         seed,
         fps,
-        {"water": water_zone, "reference": dry},
+        {
+            "river_discoloration": {
+                "warm_up": "4s",
+                "raise_after": "3s",
+                "water": water_zone,
+                "reference": [dry],
+            }
+        },
         frames,
         events,
         sensor,
     )
 
 
-class _Surface:
+class Surface:
     """Water pixels with their place in the world, and how light leaves them."""
 
-    def __init__(self, still: Field, mask: NDArray[np.bool_], camera: Camera) -> None:
+    def __init__(
+        self, still: Field, mask: NDArray[np.bool_], camera: Camera, *, clean: Field = _CLEAN
+    ) -> None:
         h, w = mask.shape
+        self._clean = clean
         self._still, self._mask, self._camera = still, mask, camera
         rows, columns = np.nonzero(mask)
         self._rows, self._columns = rows, columns
@@ -390,7 +400,7 @@ class _Surface:
         share = (1 - np.exp(-2.2 * spill.at(self.x, self.y)))[:, None]
         # Clouds of silt and algae keep clean water from being one flat colour.
         patch = 1 + 0.12 * np.sin(0.35 * self.x - 0.5 * t) * np.sin(0.8 * self.y + 0.2 * t)
-        body = (_CLEAN * patch[:, None] * (1 - share) + dye * share) * (self._sky.mean() * 2.2)
+        body = (self._clean * patch[:, None] * (1 - share) + dye * share) * (self._sky.mean() * 2.2)
         facet = (1 + 1.6 * (sx * 0.6 - sy * 0.8))[:, None]  # facets towards the light are brighter
         out = self._still.copy()
         out[self._mask] = body * facet * (1 - fresnel) + mirrored * fresnel

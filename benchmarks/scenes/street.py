@@ -21,7 +21,7 @@ from benchmarks.scenes.mesh import Material, Mesh, box, ellipsoid, placement, tu
 from benchmarks.scenes.people import Look, person, riding, standing, walking
 from benchmarks.scenes.sensor import Sensor
 
-__all__ = ["Street", "build", "clip", "still"]
+__all__ = ["KERB_LANE_M", "LANES_Y", "Street", "build", "clip", "merged", "still"]
 
 Picture = NDArray[np.uint8]
 PERSON, BICYCLE, EBIKE, CAR, BUS, TRUCK = (
@@ -29,7 +29,7 @@ PERSON, BICYCLE, EBIKE, CAR, BUS, TRUCK = (
 )
 
 KERB_LANE_M, LANE_M = 2.6, 3.3
-_LANES_Y = (KERB_LANE_M + LANE_M / 2, KERB_LANE_M + LANE_M * 1.5)
+LANES_Y = (KERB_LANE_M + LANE_M / 2, KERB_LANE_M + LANE_M * 1.5)
 _ROAD_M = KERB_LANE_M + 2 * LANE_M + 0.4
 
 
@@ -208,7 +208,7 @@ GLASSY = Material((0.12, 0.15, 0.18), 0.1)
 def _traffic(stage: Stage, street: Street, rng: np.random.Generator) -> None:
     dark = street.daylight in ("dusk", "night")
     slots: list[tuple[float, float, float]] = []  # lane y, x, half length
-    for lane, y in enumerate((KERB_LANE_M / 2 - 0.1, *_LANES_Y)):
+    for lane, y in enumerate((KERB_LANE_M / 2 - 0.1, *LANES_Y)):
         heading = 0.0 if lane < 2 else np.pi
         for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.25, 0.35, 0.25, 0.15]))):
             x = float(rng.uniform(-12, 12))
@@ -334,11 +334,11 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         offender = stage.add(vehicles.car(rng, "sedan").mesh, CAR)
         # (item, height of its path y, start x, speed, time at start x, yaw)
         passing = [
-            (stage.add(vehicles.car(rng, "suv").mesh, CAR), _LANES_Y[0], -6.0, 9.0, 0.0, 0.0),
-            (stage.add(vehicles.car(rng, "hatch").mesh, CAR), _LANES_Y[1], 38.0, -10.0, 2.0, np.pi),
-            (stage.add(vehicles.car(rng, "sedan").mesh, CAR), _LANES_Y[0], -16.0, 8.5, 8.0, 0.0),
-            (stage.add(vehicles.truck(rng).mesh, TRUCK), _LANES_Y[1], 40.0, -9.0, 11.0, np.pi),
-            (stage.add(vehicles.car(rng, "van").mesh, CAR), _LANES_Y[0], -16.0, 9.0, 16.0, 0.0),
+            (stage.add(vehicles.car(rng, "suv").mesh, CAR), LANES_Y[0], -6.0, 9.0, 0.0, 0.0),
+            (stage.add(vehicles.car(rng, "hatch").mesh, CAR), LANES_Y[1], 38.0, -10.0, 2.0, np.pi),
+            (stage.add(vehicles.car(rng, "sedan").mesh, CAR), LANES_Y[0], -16.0, 8.5, 8.0, 0.0),
+            (stage.add(vehicles.truck(rng).mesh, TRUCK), LANES_Y[1], 40.0, -9.0, 11.0, np.pi),
+            (stage.add(vehicles.car(rng, "van").mesh, CAR), LANES_Y[0], -16.0, 9.0, 16.0, 0.0),
         ]
         ride, helmeted = rides.ebike(rng, "scooter"), Look.draw(rng, helmet=True)
         rider = person(helmeted, riding(helmeted, ride.seat, ride.feet, ride.grips))
@@ -373,7 +373,7 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
                 s = t / _STANDS_S
                 x = _STOP_X - 30.0 * (1 - s) ** 2  # constant braking
                 shift = ease(t, _PULLS_OVER_S, _STANDS_S - 0.6)
-                y = _LANES_Y[0] + (1.25 - _LANES_Y[0]) * shift
+                y = LANES_Y[0] + (1.25 - LANES_Y[0]) * shift
                 turn = ease(t, _PULLS_OVER_S, _STANDS_S - 1.2) - ease(
                     t, _STANDS_S - 1.6, _STANDS_S - 0.3
                 )
@@ -386,10 +386,10 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
                         empty, camera.frame_box([offender.mesh], 2 * _MARGIN_PX)
                     )
                     for item in moving:
-                        parked = _erase(stage, parked, item, away, camera)
+                        parked = erase(stage, parked, item, away, camera)
                 base = parked
             picture = base
-            for region in _merged([camera.frame_box([item.mesh], _MARGIN_PX) for item in moving]):
+            for region in merged([camera.frame_box([item.mesh], _MARGIN_PX) for item in moving]):
                 picture = stage.render_over(picture, region)
             if t >= _STANDS_S and box is None:
                 box = mask_box(stage.identities() == offender.ident)
@@ -409,10 +409,11 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         sharpen=0.6,
         noise=1.2,
     )
-    return Clip("illegal_parking", seed, fps, {"no_parking": zone}, frames, events, sensor)
+    parking = {"raise_after": "6s", "zones": {"no_parking": zone}}
+    return Clip("illegal_parking", seed, fps, {"illegal_parking": parking}, frames, events, sensor)
 
 
-def _erase(
+def erase(
     stage: Stage, picture: Picture, item: Item, away: NDArray[np.float64], camera: Camera
 ) -> Picture:
     """`picture` without a passer-by, who stays where he was on the stage."""
@@ -424,7 +425,7 @@ def _erase(
     return out
 
 
-def _merged(
+def merged(
     boxes: list[tuple[float, float, float, float]],
 ) -> list[tuple[float, float, float, float]]:
     """Boxes with those that overlap joined, so that nothing is rendered twice or cut."""

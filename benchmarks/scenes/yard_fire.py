@@ -32,7 +32,7 @@ from benchmarks.scenes.people import Look, person, standing, walking
 from benchmarks.scenes.plume import Burn, Plume, paint_plume
 from benchmarks.scenes.sensor import Sensor, to_display, to_linear
 
-__all__ = ["Yard", "clip", "still"]
+__all__ = ["Yard", "burning", "clip", "furnish", "shoot", "still"]
 
 Picture = NDArray[np.uint8]
 FIRE, SMOKE = (FIRE_CLASSES.index(n) for n in ("fire", "smoke"))
@@ -96,7 +96,7 @@ def _bin(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def _furnish(stage: Stage, yard: Yard, rng: np.random.Generator) -> None:
+def furnish(stage: Stage, yard: Yard, rng: np.random.Generator) -> None:
     """Ground, houses, shed, bins and clutter, and the yard's own light."""
     ground = Material(
         (0.42, 0.41, 0.39),
@@ -257,7 +257,7 @@ def _furnish(stage: Stage, yard: Yard, rng: np.random.Generator) -> None:
         stage.sky((0.3, 0.35, 0.5), 0.06)
 
 
-def _shoot(stage: Stage, yard: Yard) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def shoot(stage: Stage, yard: Yard) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The yard in its own light and in the fire's light alone, both linear (h, w, 3)."""
     stage.look(yard.camera)
     own = to_linear(stage.render())
@@ -279,14 +279,14 @@ def _yard(
 ) -> tuple[Yard, NDArray[np.float32], NDArray[np.float32]]:
     yard = Yard.draw(index, size=size)
     stage = Stage(*size, samples=samples)
-    _furnish(stage, yard, np.random.default_rng([index, 22]))
-    return (yard, *_shoot(stage, yard))
+    furnish(stage, yard, np.random.default_rng([index, 22]))
+    return (yard, *shoot(stage, yard))
 
 
 _AMBIENT = {"sun": 1.0, "overcast": 0.85, "sunset": 0.6, "dusk": 0.35, "night": 0.08}
 
 
-def _burning(
+def burning(
     yard: Yard, own: NDArray[np.float32], fire: NDArray[np.float32], plume: Plume
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """The yard with the plume at its site: sRGB picture 0..1, flame mask, smoke mask."""
@@ -344,7 +344,7 @@ def still(
         plume.burn = replace(burn, heat=0.33, soot=3.5)
     for k in range(int(rng.integers(30, 110))):
         plume.step(0.05, min(grown, k / 25))
-    picture, flame, smoke = _burning(yard, own, fire, plume)
+    picture, flame, smoke = burning(yard, own, fire, plume)
     return (picture * 255).astype(np.uint8), _labels(flame, smoke), sensor
 
 
@@ -353,7 +353,7 @@ def still(
 _CATCHES_S, _GROWN_S = 4.0, 13.0
 
 
-def _demo_yard(stage: Stage, rng: np.random.Generator, yard: Yard) -> None:
+def demo_yard(stage: Stage, rng: np.random.Generator, yard: Yard) -> None:
     """A tidy yard at the end of the day: a shed with e-bikes, bins, a lamp that burns steadily."""
     paving = Material((0.45, 0.43, 0.41), 0.85, pattern="tiles", scale=0.5)
     wall = Material((0.72, 0.66, 0.58), 0.9, pattern="bricks", scale=0.1)
@@ -408,8 +408,8 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
 
     def frames() -> Iterator[Picture]:
         stage = Stage(*size, samples=24)
-        _demo_yard(stage, np.random.default_rng([seed, 26]), yard)
-        own, fire = _shoot(stage, yard)
+        demo_yard(stage, np.random.default_rng([seed, 26]), yard)
+        own, fire = shoot(stage, yard)
         quiet = (to_display(own) * 255).astype(np.uint8)
         plume = Plume(Burn(1.0, 1.2, 1.3, 0.25, 0.2), rng)
         total, steps = round(seconds * fps), max(1, int(np.ceil(20 / fps)))
@@ -423,7 +423,7 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
                 plume.step(
                     1 / fps / steps, 0.12 + 0.88 * ease(t + k / fps / steps, _CATCHES_S, _GROWN_S)
                 )
-            picture, flame, smoke = _burning(yard, own, fire, plume)
+            picture, flame, smoke = burning(yard, own, fire, plume)
             if n == total - 1:
                 box = mask_box(flame | smoke)
             yield (picture * 255).astype(np.uint8)
@@ -440,4 +440,4 @@ def clip(seed: int, *, seconds: float, fps: float, size: tuple[int, int] = (640,
         sharpen=0.5,
         noise=1.5,
     )
-    return Clip("fire", seed, fps, {}, frames, events, sensor)
+    return Clip("fire", seed, fps, {"fire": {}}, frames, events, sensor)
