@@ -311,7 +311,7 @@ def _changed(clip: Document, index: int, alarm: Document) -> Changed:
 
 def _overlap(a: Document, b: Document) -> bool:
     def end(alarm: Document) -> float:
-        return max(alarm["t_s"], alarm["cleared_s"] or 0.0) + LABEL_TOLERANCE_S
+        return float(max(alarm["t_s"], alarm["cleared_s"] or 0.0)) + LABEL_TOLERANCE_S
 
     return bool(a["since_s"] <= end(b) and b["since_s"] <= end(a))
 
