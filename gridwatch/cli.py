@@ -342,6 +342,65 @@ def benchmark(
     )
 
 
+class ByChoice(StrEnum):
+    """What `accuracy` tells apart."""
+
+    SCENARIO = "scenario"
+    CAMERA = "camera"
+    GRID = "grid"
+    WEEK = "week"
+
+
+@app.command("accuracy")
+def accuracy_command(
+    config: ConfigArgument,
+    by: Annotated[ByChoice, typer.Option(help="What the rows tell apart.")] = ByChoice.SCENARIO,
+    level: Annotated[
+        int | None,
+        typer.Option(help="With --by grid: 1 for the total grids, 2 for the general ones.", min=1),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DATE|DURATION", help="Tickets raised since 2026-11-01, or in 30d."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Instead of the configured target.", min=0.0, max=0.9999),
+    ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Count the tickets of simulated pictures instead.")
+    ] = False,
+    lang: LanguageOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The rows as CSV.")] = False,
+    gate: Annotated[
+        GateChoice | None,
+        typer.Option(help="End with status 1 unless the verdict on all is at least this."),
+    ] = None,
+) -> None:
+    """What share of this host's alarms was true? From the outcomes that people gave, with its bound.
+
+    Reads the store of the host on which it is run, beside the daemon.
+    """
+    from gridwatch.accuracy_view import run_accuracy
+
+    if as_json and as_csv:
+        raise typer.BadParameter("expected --json or --csv, found both")
+    raise typer.Exit(
+        run_accuracy(
+            config,
+            by=by.value,
+            level=level,
+            since=since,
+            target=target,
+            simulated=simulated,
+            language=lang.value if lang else None,
+            form="json" if as_json else "csv" if as_csv else "table",
+            gate=gate.value if gate else None,
+        )
+    )
+
+
 def main() -> None:
     """Entry point: errors that gridwatch foresees become their lines on stderr and status 2."""
     configure_logging("human", "WARNING")  # the daemon sets up its own
