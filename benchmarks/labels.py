@@ -126,7 +126,7 @@ class _YamlEvent(Settings):
 
 
 class _YamlLabel(Settings):
-    """The file beside a clip; `seed` and `zones` are the simulator's notes and change nothing."""
+    """The file beside a clip; `seed` is the simulator's note and changes nothing."""
 
     clip: str | None = None
     simulated: bool = False
@@ -136,7 +136,6 @@ class _YamlLabel(Settings):
     events: tuple[_YamlEvent, ...] | None = None
     camera: dict[str, Any] | str | None = None
     seed: int | None = None
-    zones: Any = None
 
 
 def find_clips(paths: Sequence[Path]) -> list[LabelledClip]:

@@ -194,7 +194,6 @@ def test_a_file_beside_the_clip_is_its_label(tmp_path: Path) -> None:
         conditions: [night, rain]
         events:
           - {scenario: fire, start_s: 1.5, end_s: 4, box: [0.1, 0.2, 0.3, 0.4]}
-        zones: {no_parking: [[0, 0], [1, 0], [1, 1]]}
         """,
     )
     label = label_of(only(tmp_path))
