@@ -1,1 +1,1 @@
-"""The operators' page: an MQTT client with a store of its own (extra `console`)."""
+"""The operators' page: a mirror of the MQTT feed with its own store, shown by a browser."""
