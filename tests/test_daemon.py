@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -240,3 +242,42 @@ def test_a_crash_in_a_shared_inference_blames_no_camera_but_parts_them(tmp_path:
     notes.add_kill(daemon.TOGETHER, 1000.0, "x")
     assert notes.suspicious
     assert notes.quarantined() == {}
+
+
+# Pictures come and go between packets that stay, as in the engine; says how many MiB of holes the heap has in the end.
+PICTURES_AND_PACKETS = """
+import ctypes, random, sys
+from collections import deque
+from pathlib import Path
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split())]
+info = ctypes.CDLL(None).mallinfo2
+info.restype = Info
+sizes, packets = random.Random(1), deque(maxlen=200)
+for _ in range(200):
+    pictures = []
+    for _ in range(8):
+        pictures.append(bytearray(3 * 2**20))
+        packets.append(bytes(sizes.randrange(1000, 60000)))
+del pictures
+Path(sys.argv[1], "holes").write_text(str(info().fordblks / 2**20))
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no mallinfo2: not glibc 2.33 or later"
+)
+def test_pictures_that_are_gone_leave_no_holes_in_the_engines_memory(tmp_path: Path) -> None:
+    def holes_mib() -> float:
+        return float((tmp_path / "holes").read_text())
+
+    command = [sys.executable, "-c", PICTURES_AND_PACKETS, str(tmp_path)]
+    subprocess.run(command, check=True, env=without_malloc_settings())
+    assert holes_mib() > 10, "malloc as it comes: this test would show nothing"
+    assert Supervisor(command, CrashNotes(tmp_path)).run() == 0
+    assert holes_mib() < 3
+
+
+def without_malloc_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
