@@ -51,9 +51,9 @@ LATE_S = 2.0
 STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
 QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
 # glibc's malloc as it comes turns pictures into holes, which reads as a leak. It gives threads up to eight arenas a
-# core; and once a picture (3 MB as decoded, 6 MB as BGR at 1080p) was freed, it keeps what is smaller in the heap instead
-# of giving it back, where packets and tickets then lie between the pictures: 60 MiB of holes after seven minutes of five
-# cameras. A threshold that is set stays where it is; its page faults take one to two per cent more CPU time.
+# core; and once a picture (3 MB as decoded, 6 MB as BGR at 1080p) was freed, it keeps what is smaller in the heap
+# instead of giving it back, where packets and tickets lie between the pictures: 60 MiB of holes after seven minutes
+# of five cameras. A threshold that is set stays; its page faults take one to two per cent more CPU time.
 MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
 MAP_BYTES = 256  # a camera's id, and one page on disk in any case
 ANALYSIS = "@analysis"  # no camera's id: @ is not allowed in one
