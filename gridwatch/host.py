@@ -180,7 +180,7 @@ class Host:
             self.store,
             evidence,
             topics,
-            Dispatch(config.dispatch, topics),
+            Dispatch(config.dispatch),
             self.engine,
             self.readers,
             self._weights,

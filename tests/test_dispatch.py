@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from alerts.dispatch import Dispatch, DispatchSettings
+from alerts.dispatch import Dispatch, DispatchSettings, Names, Person
 from alerts.tickets import (
     Analysed,
     CameraRef,
@@ -16,7 +16,6 @@ from alerts.tickets import (
     Warned,
     instant,
 )
-from alerts.topics import Topics
 from pipeline.analyse.scenario import Severity
 
 TREE = {
@@ -49,7 +48,7 @@ def ticket(scenario: str, severity: Severity = "major", grid: str = "jinjiang/12
 
 
 def dispatch(**settings: object) -> Dispatch:
-    return Dispatch(DispatchSettings.model_validate({"grids": TREE, **settings}), Topics("s"))
+    return Dispatch(DispatchSettings.model_validate({"grids": TREE, **settings}))
 
 
 ABOVE = ["jinjiang/12", "jinjiang"]
@@ -68,10 +67,6 @@ ABOVE = ["jinjiang/12", "jinjiang"]
 def test_inboxes(scenario: str, severity: Severity, expected: list[str]) -> None:
     found = dispatch().inboxes(ticket(scenario, severity))
     assert found == ["jinjiang/12/3", *expected]
-
-
-def test_inbox_topics() -> None:
-    assert dispatch().topics_of(ticket("fire"))[-1] == "gridwatch/s/grids/departments/fire/inbox"
 
 
 def test_a_called_up_ticket_stays_in_the_inboxes_below() -> None:
@@ -94,7 +89,96 @@ def test_departments_can_be_chosen() -> None:
         "departments/water",
         "departments/environment",
     ]
-    assert own.inboxes(ticket("fire")) == ["jinjiang/12/3"]
+    assert own.inboxes(ticket("fire")) == ["jinjiang/12/3", *ABOVE]
+
+
+def test_a_ladder_of_ones_own_says_who_hears_at_once() -> None:
+    rungs = [{"to": ["micro"]}, {"to": ["departments/chengguan"], "severity": "major"}]
+    own = dispatch(
+        departments={"illegal_parking": ["chengguan"]},
+        ladders={"illegal_parking": {"unacknowledged": rungs}},
+    )
+    assert own.inboxes(ticket("illegal_parking", "minor")) == ["jinjiang/12/3"]
+    assert own.inboxes(ticket("illegal_parking")) == ["jinjiang/12/3", "departments/chengguan"]
+
+
+PEOPLE = [
+    {"id": "wang", "name": {"zh": "王敏", "en": "Wang Min"}, "grids": ["jinjiang/12/3"]},
+    {"id": "li", "roles": ["property", "admin"], "grids": ["jinjiang/12"]},
+    {"id": "root", "roles": ["admin"]},
+    {"id": "zhao", "roles": ["fire"], "grids": ["jinjiang"]},
+    {"id": "chen", "roles": ["fire"], "grids": ["beiyuan"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("inbox", "roles", "expected"),
+    [
+        pytest.param("jinjiang/12/3", (), ["wang"], id="who serves the grid"),
+        pytest.param("jinjiang/12/4", (), ["li"], id="nobody there: the next above"),
+        pytest.param("jinjiang/12", (), ["li"], id="general"),
+        pytest.param("jinjiang", (), [], id="an admin and the fire brigade are not the total grid"),
+        pytest.param("jinjiang/12/3", ("property",), ["li"], id="by role"),
+        pytest.param("jinjiang/12/3", ("admin",), ["li"], id="the nearest of the role"),
+        pytest.param("jinjiang", ("admin",), ["root"], id="of the whole site"),
+        pytest.param("departments/fire", (), ["zhao"], id="members who serve the ticket's grid"),
+        pytest.param("departments/water", (), [], id="an empty department"),
+    ],
+)
+def test_people(inbox: str, roles: tuple[str, ...], expected: list[str]) -> None:
+    own = dispatch(people=PEOPLE)
+    assert [p.id for p in own.people(ticket("fire"), inbox, roles)] == expected
+
+
+def test_names_have_two_languages_or_one_text_for_both() -> None:
+    assert Names.model_validate("锦江").say("en") == "锦江"
+    assert Names(zh="锦江", en="Jinjiang").say("en") == "Jinjiang"
+    assert Names(zh="锦江").say("en", "x") == "锦江"
+    assert Names().say("zh", "jinjiang") == "jinjiang"
+
+
+def test_what_does_not_fit_together_is_named_by_its_place() -> None:
+    people = [
+        {"id": "wang", "grids": ["jinjiang/12/33"]},
+        {"id": "wang"},
+    ]
+    rungs = [{"to": ["departments/fires"]}]
+    settings = DispatchSettings.model_validate(
+        {
+            "grids": TREE,
+            "people": people,
+            "ladders": {"fire": {"unacknowledged": rungs}},
+            "offices": {"police": {"name": "警务"}},
+        }
+    )
+    found = dict(settings.problems())
+    assert set(found) == {
+        ("people", 0, "grids", 0),
+        ("people", 1, "id"),
+        ("ladders", "fire", "unacknowledged", 0, "to"),
+        ("offices", "police"),
+    }
+    assert found["people", 1, "id"] == "'wang' is taken by people[0]"
+    assert "expected one of fire" in found["offices", "police"]
+
+
+def test_in_a_large_tree_an_unknown_grid_is_answered_with_the_nearest() -> None:
+    grids = {
+        f"t{n}": {"grids": {"g": {"grids": {f"m{k}": {} for k in range(58)}}}} for n in range(148)
+    }
+    settings = DispatchSettings.model_validate({"grids": grids})
+    assert len(settings.paths()) == 148 * 60
+    problem = settings.problem("t7/g/m99")
+    assert problem is not None
+    assert "one of the 8880 grids of the tree; did you mean 't7/g/m" in problem
+
+
+def test_contacts_are_no_part_of_what_is_printed() -> None:
+    person = Person.model_validate(
+        {"id": "w", "contacts": ["json://u:secret@h/", {"url": "x://y"}]}
+    )
+    assert "secret" not in repr(person)
+    assert [contact.get_secret_value() for contact in person.contacts][1] == "x://y"
 
 
 def test_the_tree_knows_its_paths_and_what_is_not_in_it() -> None:

@@ -52,7 +52,7 @@ class Host:
 
     def __init__(self, folder: Path, broker: BrokerSettings) -> None:
         self.store = Store(folder / "host.db")
-        dispatch = Dispatch(DispatchSettings(), TOPICS)
+        dispatch = Dispatch(DispatchSettings())
         storm = StormControl(StormSettings(), ZoneInfo("UTC"), lambda camera_id: camera_id)
         desk = TicketDesk(
             self.store,

@@ -86,7 +86,7 @@ def warner(
             store,
             EvidenceStore(config.evidence, folder / "evidence"),
             topics,
-            Dispatch(config.dispatch, topics),
+            Dispatch(config.dispatch),
             Engine(config, {}),
             {"lift": cast(CameraReader, reader)},
             {},
