@@ -23,6 +23,8 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from alerts.accuracy import Fact, Miss, fact_of
+from alerts.calls import Call
+from alerts.escalation import Wait
 from alerts.rules import AlarmKey, Decision
 from alerts.tickets import OPEN_STATES, Outcome, Reply, Ticket, TicketState, seconds
 from pipeline.exceptions import StoreError
@@ -182,6 +184,36 @@ _misses = sa.Table(
     sa.Column("picture", sa.Text, nullable=False),
     sa.Column("simulated", sa.Boolean, nullable=False),
 )
+_waits = sa.Table(
+    "waits",
+    _metadata,
+    sa.Column("ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+)
+_calls = sa.Table(
+    "calls",
+    _metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("person", sa.Text, nullable=False),
+    sa.Column("inbox", sa.Text, nullable=False),
+    sa.Column(
+        "ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE"), index=True, nullable=False
+    ),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("created_t", sa.DOUBLE_PRECISION, nullable=False),
+    sa.Column("due_t", sa.DOUBLE_PRECISION, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("done_t", sa.DOUBLE_PRECISION),
+)
+sa.Index(
+    "calls_waiting",
+    _calls.c.due_t,
+    sqlite_where=_calls.c.done_t.is_(None),
+    postgresql_where=_calls.c.done_t.is_(None),
+)
 _meta = sa.Table(
     "meta",
     _metadata,
@@ -237,6 +269,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             "picture TEXT NOT NULL, simulated BOOLEAN NOT NULL, PRIMARY KEY (id))"
         ),
         "CREATE INDEX ix_misses_t ON misses (t)",
+    ),
+    (
+        (
+            "CREATE TABLE waits (ticket_id VARCHAR(26) NOT NULL, document TEXT NOT NULL, "
+            "PRIMARY KEY (ticket_id), "
+            "FOREIGN KEY (ticket_id) REFERENCES tickets (id) ON DELETE CASCADE)"
+        ),
+        (
+            "CREATE TABLE calls (key TEXT NOT NULL, person TEXT NOT NULL, inbox TEXT NOT NULL, "
+            "ticket_id VARCHAR(26) NOT NULL, version INTEGER NOT NULL, reason TEXT NOT NULL, "
+            "severity TEXT NOT NULL, created_t DOUBLE PRECISION NOT NULL, "
+            "due_t DOUBLE PRECISION NOT NULL, attempts INTEGER NOT NULL, state TEXT NOT NULL, "
+            "done_t DOUBLE PRECISION, PRIMARY KEY (key), "
+            "FOREIGN KEY (ticket_id) REFERENCES tickets (id) ON DELETE CASCADE)"
+        ),
+        "CREATE INDEX ix_calls_ticket_id ON calls (ticket_id)",
+        "CREATE INDEX calls_waiting ON calls (due_t) WHERE done_t IS NULL",
     ),
 )
 
@@ -311,6 +360,8 @@ class Batch:
         scenario_states: Per (camera id, scenario); None removes it.
         commands: Answered commands by (user, command id).
         misses: What operators reported that no ticket was raised for.
+        waits: Positions on the ladders by ticket id; None removes it.
+        calls: New ones, and those that have changed.
     """
 
     t: float
@@ -323,6 +374,8 @@ class Batch:
     alarms: dict[AlarmKey, AlarmRow | None] = field(default_factory=dict)
     commands: dict[tuple[str, str], Reply] = field(default_factory=dict)
     misses: list[Miss] = field(default_factory=list)
+    waits: dict[str, Wait | None] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
     meta: dict[str, str] = field(default_factory=dict)
 
 
@@ -697,6 +750,30 @@ class Store:
             for r in self._read(sa.select(_alarms))
         }
 
+    def waits(self) -> list[Wait]:
+        """The positions of all open tickets on their ladders."""
+        rows = self._read(sa.select(_waits.c.document))
+        documents = (json.loads(row.document) for row in rows)
+        return [Wait(**{**found, "called": tuple(found["called"])}) for found in documents]
+
+    def due_calls(self, t: float, limit: int = 1000) -> list[Call]:
+        """Calls that are to be tried at `t`, the longest due first."""
+        c = _calls.c
+        query = sa.select(_calls).where(c.done_t.is_(None), c.due_t <= t)
+        return [Call(*row) for row in self._read(query.order_by(c.due_t, c.key).limit(limit))]
+
+    def next_call_t(self) -> float | None:
+        """When the next call is to be tried; None if none waits."""
+        query = sa.select(sa.func.min(_calls.c.due_t).label("t")).where(_calls.c.done_t.is_(None))
+        found = self._read(query)[0].t
+        return None if found is None else float(found)
+
+    def calls(self, ticket_id: str) -> list[Call]:
+        """All calls for a ticket, the oldest first."""
+        c = _calls.c
+        query = sa.select(_calls).where(c.ticket_id == ticket_id).order_by(c.created_t, c.key)
+        return [Call(*row) for row in self._read(query)]
+
     def reply(self, user: str, command_id: str) -> Reply | None:
         """How a command was answered, if it was."""
         c = _commands.c
@@ -922,6 +999,16 @@ def _put(connection: sa.Connection, batch: Batch) -> None:
         key = {"user": user, "command_id": command_id}
         _insert(connection, _commands, [key | {"t": batch.t, "reply": reply.model_dump_json()}])
     _insert(connection, _misses, [asdict(miss) for miss in batch.misses])
+    for ticket_id, wait in batch.waits.items():
+        if wait is None:
+            connection.execute(_waits.delete().where(_waits.c.ticket_id == ticket_id))
+        else:
+            _upsert(
+                connection, _waits, {"ticket_id": ticket_id}, {"document": json.dumps(asdict(wait))}
+            )
+    for call in batch.calls:
+        row = asdict(call)
+        _upsert(connection, _calls, {"key": row.pop("key")}, row)
     for name, value in batch.meta.items():
         _upsert(connection, _meta, {"key": name}, {"value": value})
 
