@@ -9,26 +9,47 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import structlog
 import supervision as sv
 
 from alerts.rules import Change, RuleBook
 from gridwatch.config import CameraSettings, Config
-from pipeline.analyse.analyser import CameraAnalyser
+from pipeline.analyse.analyser import AnyScenario, CameraAnalyser
+from pipeline.analyse.looks import ShownFrame
 from pipeline.analyse.scenario import CameraContext, RuleParameters, load_scenario
 from pipeline.capture.health import CameraHealth, HealthParameters
 from pipeline.exceptions import ModelError
 from pipeline.frame import Frame, Image
 from pipeline.observation import Json, Observation
 
-__all__ = ["HEALTH", "DetectorLike", "Engine", "Outcome"]
+__all__ = ["HEALTH", "DetectorLike", "Engine", "MakeAnalyser", "Outcome", "Recorder"]
 
 log = structlog.get_logger(__name__)
 
 HEALTH = "camera_health"
 HEALTH_INTERVAL_S = 1.0  # a covered or turned camera is a matter of seconds, not of frames
+
+
+MakeAnalyser: TypeAlias = Callable[
+    [CameraContext, Sequence[AnyScenario], Mapping[str, Mapping[str, float]]], CameraAnalyser
+]
+"""Makes the analysis of one camera from its scenarios and the operating points by model."""
+
+
+class Recorder(Protocol):
+    """Keeps what a replay needs, see `gridwatch.detection_log`."""
+
+    def keep(self, shown: ShownFrame) -> None:
+        """A frame was observed."""
+
+    def interrupted(self, camera_id: str, t: float) -> None:
+        """The camera's stream broke off at stream time `t`."""
+
+    def silent(self, camera_id: str, t: float) -> None:
+        """Nothing has come from the camera up to `t`."""
 
 
 class DetectorLike(Protocol):
@@ -77,6 +98,8 @@ class Engine:
         detectors: By model name; a model that could not be loaded is simply absent.
         cameras: Which cameras to run; all enabled ones by default.
         at_work: Told whose frames are worked on from now on, so that a native crash can be attributed.
+        recorder: Keeps what a replay needs.
+        make_analyser: Of a replay; by default pictures are analysed.
     """
 
     def __init__(
@@ -86,7 +109,13 @@ class Engine:
         cameras: Iterable[CameraSettings] | None = None,
         *,
         at_work: Callable[[Sequence[str]], None] = lambda _camera_ids: None,
+        recorder: Recorder | None = None,
+        make_analyser: MakeAnalyser | None = None,
     ) -> None:
+        self._recorder = recorder
+        self._make_analyser: MakeAnalyser = make_analyser or partial(
+            CameraAnalyser, keep=recorder.keep if recorder is not None else None
+        )
         self._detectors = detectors
         self._at_work = at_work
         self._lanes: dict[str, _Lane] = {}
@@ -151,6 +180,8 @@ class Engine:
     def interrupt(self, camera_id: str, t: float) -> Outcome:
         """The camera's stream broke off at `t`: its conditions are unknown until it is back."""
         lane = self._lanes[camera_id]
+        if self._recorder is not None:
+            self._recorder.interrupted(camera_id, t)
         observations = lane.analyser.interrupt(t)
         changes = [change for o in observations for change in self.rules.update(o)]
         changes += self.rules.interrupt(camera_id, t)
@@ -158,6 +189,8 @@ class Engine:
 
     def camera_silent(self, camera_id: str, t: float, since_s: float, reason: str) -> Outcome:
         """No frame has come from the camera for `since_s` seconds; call it about once a second while that lasts."""
+        if self._recorder is not None:
+            self._recorder.silent(camera_id, t)
         health = self._lanes[camera_id].health
         observations = health.silent(t, since_s, reason) if health is not None else []
         changes = [change for o in observations for change in self.rules.update(o)]
@@ -209,7 +242,7 @@ class Engine:
         thresholds = {name: detector.thresholds for name, detector in self._detectors.items()}
         return _Lane(
             settings=camera,
-            analyser=CameraAnalyser(context, scenarios, thresholds),
+            analyser=self._make_analyser(context, scenarios, thresholds),
             health=CameraHealth(camera.id, camera.health) if camera.health else None,
         )
 

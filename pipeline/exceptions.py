@@ -4,9 +4,11 @@ A message is one line: the place, what was found, what was expected. It never ho
 
     GridwatchError
     ├── ConfigError      the operator mends cameras.yaml; caught by the command line
+    │   └── StaleConfigError   somebody else changed the file meanwhile; the console shows it anew
     ├── CaptureError     a stream failed; caught by the camera's reader, which backs off and retries
     ├── ModelError       a weight file or its registry entry is unusable; its cameras run without it
     ├── ScenarioError    a scenario plug-in is missing or misbehaves; that scenario is switched off
+    ├── NotKeptError     a replay asks for what its log does not hold; the run must be made again
     ├── StoreError       the ticket store cannot be opened or written; the engine stops and is restarted
     ├── EvidenceError    a picture or clip could not be made; the ticket goes out without it
     ├── BrokerError      the broker refuses us; the publisher keeps the outbox and retries
@@ -23,7 +25,9 @@ __all__ = [
     "EvidenceError",
     "GridwatchError",
     "ModelError",
+    "NotKeptError",
     "ScenarioError",
+    "StaleConfigError",
     "StoreError",
 ]
 
@@ -42,6 +46,10 @@ class ConfigError(GridwatchError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class StaleConfigError(ConfigError):
+    """The configuration is not the one that a change was made for."""
 
 
 class CaptureError(GridwatchError):
@@ -63,6 +71,10 @@ class ModelError(GridwatchError):
 
 class ScenarioError(GridwatchError):
     """A scenario plug-in is unknown, cannot be loaded or broke its contract."""
+
+
+class NotKeptError(GridwatchError):
+    """A replay needs the pictures: its detection log does not hold what is asked for."""
 
 
 class StoreError(GridwatchError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -12,14 +12,15 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 import supervision as sv
 
+from pipeline.analyse.looks import KeptLooks, Look, Shown, ShownFrame, look_now
 from pipeline.analyse.motion import Motion, MotionGate
 from pipeline.analyse.scenario import CameraContext, Need, Scenario, Scene
 from pipeline.analyse.tracker import Tracker
-from pipeline.exceptions import ScenarioError
+from pipeline.exceptions import NotKeptError, ScenarioError
 from pipeline.frame import Frame
 from pipeline.observation import Json, Observation
 
-__all__ = ["CameraAnalyser"]
+__all__ = ["AnyScenario", "CameraAnalyser"]
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class CameraAnalyser:
         scenarios: Its scenarios.
         thresholds: Operating point per class, by model; the scenarios of a model that is not named here are shown no
             detections.
+        keep: Told of every observed frame what a replay needs; see `pipeline.analyse.replay`.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class CameraAnalyser:
         camera: CameraContext,
         scenarios: Sequence[AnyScenario],
         thresholds: Mapping[str, Mapping[str, float]],
+        keep: Callable[[ShownFrame], None] | None = None,
     ) -> None:
+        self._keep = keep
         self._camera = camera
         self._running = [_Running(scenario) for scenario in scenarios]
         self._thresholds = {name: dict(points) for name, points in thresholds.items()}
@@ -109,13 +113,7 @@ class CameraAnalyser:
             frame: Later than the last one.
         """
         motion = self._gate.update(frame)
-        picture = frame.epoch, frame.height_px, frame.width_px
-        if picture != self._picture:  # another view: what was seen before says nothing about it
-            for sight in self._sights.values():
-                sight.detections, sight.t, sight.still_looks = None, -math.inf, 0
-                if self._picture is not None and picture[1:] != self._picture[1:]:
-                    sight.tracker.reset()
-            self._picture = picture
+        self._notice_view(frame)
         if motion.moved:
             self._moved_t = frame.t
         due = [r for r in self._live() if self._is_due(r, frame.t)]
@@ -148,10 +146,13 @@ class CameraAnalyser:
         for model, detections in results.items():
             self._see(model, detections, frame.t)
         observations: list[Observation] = []
+        looks = {r.scenario.id: KeptLooks() for r in due} if self._keep is not None else {}
         for r in due:
             self._advance(r, frame.t)
-            scene = self._scene(r.scenario, frame, motion)
+            scene = self._scene(r.scenario, frame, motion, looks.get(r.scenario.id, look_now))
             observations += self._observe(r, scene)
+        if self._keep is not None:
+            self._keep(self._shown(frame, motion, results, looks))
         # Models that did not look again: nothing has moved for them.
         for model, sight in self._sights.items():
             if model not in results and not motion.moved:
@@ -180,6 +181,47 @@ class CameraAnalyser:
             if (part := state.get(r.scenario.id)) is not None:
                 self._guard(r, "restore", partial(r.scenario.restore, part))
                 r.need = None
+
+    def _notice_view(self, frame: Frame) -> None:
+        """Another view: what was seen before says nothing about it."""
+        picture = frame.epoch, frame.height_px, frame.width_px
+        if picture == self._picture:
+            return
+        for sight in self._sights.values():
+            sight.detections, sight.t, sight.still_looks = None, -math.inf, 0
+            if self._picture is not None and picture[1:] != self._picture[1:]:
+                sight.tracker.reset()
+        self._picture = picture
+
+    def _shown(
+        self,
+        frame: Frame,
+        motion: Motion,
+        models: Iterable[str],
+        looks: Mapping[str, KeptLooks],
+    ) -> ShownFrame:
+        """What a replay needs of the frame that was just observed."""
+        scenarios = {
+            r.scenario.id: Shown(self._need(r, frame.t).rate_hz, dict(looks[r.scenario.id].answers))
+            for r in self._running
+            if r.scenario.id in looks
+        }
+        seen = {
+            model: sight.detections
+            for model in models
+            if (sight := self._sights[model]).detections is not None
+        }
+        return ShownFrame(
+            frame.camera_id,
+            frame.t,
+            frame.epoch,
+            frame.width_px,
+            frame.height_px,
+            motion.fraction,
+            motion.still_s,
+            seen,
+            scenarios,
+        )
 
     def _live(self) -> list[_Running]:
         return [r for r in self._running if r.fault is None]
@@ -218,7 +260,7 @@ class CameraAnalyser:
         refresh_s = r.scenario.parameters.raise_after / 2
         return need.inference or next_t - sight.t > refresh_s
 
-    def _see(self, model: str, detections: sv.Detections, t: float) -> None:
+    def _sight_of(self, model: str, t: float) -> _Sight:
         if model not in self._sights:
             rates = [
                 self._need(r, t).rate_hz for r in self._live() if r.scenario.active_model == model
@@ -226,12 +268,17 @@ class CameraAnalyser:
             slowest_s = 1 / min((rate for rate in rates if rate > 0), default=1.0)
             lost_s = max(LOST_S, LOST_LOOKS * slowest_s)
             self._sights[model] = _Sight(Tracker(self._thresholds.get(model, {}), lost_s=lost_s))
-        sight = self._sights[model]
+        return self._sights[model]
+
+    def _see(self, model: str, detections: sv.Detections, t: float) -> None:
+        sight = self._sight_of(model, t)
         known = sight.still_looks if sight.t > self._moved_t else 0
         sight.still_looks = known + (t > self._moved_t)
         sight.detections, sight.t = sight.tracker.update(detections, t), t
 
-    def _scene(self, scenario: AnyScenario, frame: Frame, motion: Motion) -> Scene:
+    def _scene(
+        self, scenario: AnyScenario, frame: Frame, motion: Motion, look: Look = look_now
+    ) -> Scene:
         sight = (
             self._sights.get(scenario.active_model) if scenario.active_model is not None else None
         )
@@ -241,6 +288,7 @@ class CameraAnalyser:
             detections=sight.detections if sight is not None else None,
             detections_t=sight.t if sight is not None and sight.detections is not None else frame.t,
             thresholds=self._thresholds.get(scenario.active_model or "", {}),
+            look=look,
         )
 
     def _observe(self, r: _Running, scene: Scene) -> list[Observation]:
@@ -257,6 +305,8 @@ class CameraAnalyser:
         """Call into a plug-in; None where it failed."""
         try:
             return call()
+        except NotKeptError:  # of a replay, which cannot go on
+            raise
         except Exception as error:  # a plug-in may fail in any way
             failure = ScenarioError(
                 f"camera {self._camera.id}: scenario {r.scenario.id}: {what} failed:"

@@ -213,6 +213,10 @@ class Grid:
         Returns:
             (n, 3) float64 linear RGB medians; and (n,) float64 interquartile range of the green level, 0..255.
         """
+        return self.colours(self.levels(image))
+
+    def levels(self, image: Image) -> npt.NDArray[np.uint8]:
+        """Each cell's median blue, green and red and the interquartile range of its green: (n, 4) uint8."""
         values = self._cells(self._crop(image))[self.index].astype(np.int16)
         values[~self._valid] = 255 + 1  # sorts behind every level
         values.sort(axis=1)
@@ -222,5 +226,10 @@ class Grid:
             rank = (count - 1) * share
             return np.take_along_axis(values, rank.astype(np.int64)[:, None, None], axis=1)[:, 0]
 
-        colour = srgb_to_linear(quantile(0.5).astype(np.uint8)[:, ::-1])
-        return colour, (quantile(0.75) - quantile(0.25))[:, 1].astype(np.float64)
+        spread = (quantile(0.75) - quantile(0.25))[:, 1:2]
+        return np.concatenate([quantile(0.5), spread], axis=1).astype(np.uint8)
+
+    @staticmethod
+    def colours(levels: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """The same of what `levels` gave."""
+        return srgb_to_linear(levels[:, 2::-1]), levels[:, 3].astype(np.float64)

@@ -11,6 +11,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import supervision as sv
 
+from pipeline.analyse.looks import Look, look_now
 from pipeline.analyse.motion import Motion
 from pipeline.exceptions import ScenarioError
 from pipeline.frame import Frame
@@ -82,6 +83,7 @@ class Scene:
         detections_t: Stream time of the frame that was inferred; older than `frame.t` where the motion gate let the
             last result stand.
         thresholds: The model's operating point per class name.
+        look: How to read pixels of `frame.image` so that the scenario can be replayed without them.
     """
 
     frame: Frame
@@ -89,6 +91,7 @@ class Scene:
     detections: sv.Detections | None
     detections_t: float
     thresholds: dict[str, float]
+    look: Look = look_now
 
 
 P = TypeVar("P", bound=ScenarioParameters)
@@ -103,6 +106,9 @@ class Scenario(ABC, Generic[P]):
         Parameters: Its parameter class.
         model: Name of the model in the registry that it needs, or None; where it depends on the parameters, see
             `model_for`.
+        replayed: Parameters of its own that a replay of a detection log may change beside those of the rule: none of
+            them steers what is measured in pixels. None where it cannot be replayed: it reads pixels outside of
+            `Scene.look`.
 
     Attributes:
         active_model: The model that is to see this camera's frames now; a scenario that needs it for a while only
@@ -113,6 +119,7 @@ class Scenario(ABC, Generic[P]):
     title: ClassVar[dict[str, str]]
     Parameters: ClassVar[type[ScenarioParameters]]
     model: ClassVar[str | None] = None
+    replayed: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, camera: CameraContext, parameters: P) -> None:
         self.camera = camera

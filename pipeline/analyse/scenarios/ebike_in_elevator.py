@@ -151,6 +151,10 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
     title: ClassVar[dict[str, str]] = {"zh": "电动车进入电梯", "en": "E-bike in elevator"}
     Parameters: ClassVar[type[ScenarioParameters]] = EbikeInElevatorParameters
     model: ClassVar[str | None] = "vehicles"
+    replayed: ClassVar[frozenset[str] | None] = frozenset(
+        {"severity", "active", "cabin", "mount", "include_bicycles", "min_box_area"}
+        | {"enter_share", "leave_share"}
+    )
 
     def __init__(self, camera: CameraContext, parameters: EbikeInElevatorParameters) -> None:
         super().__init__(camera, parameters)
@@ -333,7 +337,9 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
 
     def _decide(self, scene: Scene) -> Observation:
         t = scene.frame.t
-        verdicts = [(*self._verdict(s, scene), s) for s in self._suspects]
+        # Asked whether it is needed or not, so that a replay with another cabin has it.
+        dark = scene.look("dark", lambda: _is_dark(scene.frame.image))
+        verdicts = [(*self._verdict(s, scene, dark=dark), s) for s in self._suspects]
         self._suspects = [s for _, reason, s in verdicts if reason != GONE]
         holding = [(reason, s) for condition, reason, s in verdicts if condition is Condition.HOLDS]
         unsure = [
@@ -358,7 +364,7 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
         empty: dict[str, Json] = {"reason": "no e-bike seen", "persons": self._persons}
         return self._observation(t, Condition.CLEAR, 1.0, None, empty)
 
-    def _verdict(self, suspect: _Suspect, scene: Scene) -> tuple[Condition, str]:
+    def _verdict(self, suspect: _Suspect, scene: Scene, *, dark: bool) -> tuple[Condition, str]:
         if not suspect.inside:
             return Condition.CLEAR, "outside the cabin"
         if not suspect.is_ebike:
@@ -377,7 +383,7 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
             return (Condition.HOLDS if held else Condition.UNKNOWN), "behind a person"
         if unseen_s <= GRACE_S:
             return Condition.UNKNOWN, "missed"
-        if _is_dark(scene.frame.image):
+        if dark:
             return Condition.UNKNOWN, "dark"
         return Condition.CLEAR, GONE
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -144,6 +145,19 @@ class FireParameters(ScenarioParameters):
     forget_after: Duration = 172800.0
 
 
+class _Picture:
+    """A picture, made small once if it is asked for."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+
+    @cached_property
+    def small(self) -> npt.NDArray[np.uint8]:
+        """(90, 160) uint8 grey."""
+        small = cv2.resize(self._image, EDGE_SIZE, interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sighting:
     t: float
@@ -182,6 +196,20 @@ class _Suspect:
     def liveliness(self) -> float | None:
         """0 still or repeating, 1 burning: mean over `MEMORY_S`; None where not measured."""
         return float(np.mean([value for _, value in self.lively])) if self.lively else None
+
+    def measure(self, t: float, image: Image, level: float) -> tuple[Any, ...] | None:
+        """The fields of its `Dynamics` up to this picture; None where too little was seen."""
+        self.times.append(t)
+        self.patches.append(sample_patch(image, self.region))
+        self.levels.append(level)
+        fast = sum(1 for time in self.times if t - time <= FAST_WINDOW_S)
+        window = FAST_WINDOW_S if fast >= LEAST_FAST else SLOW_WINDOW_S
+        while t - self.times[0] > window:
+            self.times.popleft()
+            self.patches.popleft()
+            self.levels.popleft()
+        dynamics = measure_dynamics(self.times, self.patches, self.levels)
+        return None if dynamics is None else astuple(dynamics)
 
     def weigh(self, t: float, dynamics: Dynamics) -> None:
         """Takes in a measurement; a beacon's first turns look new, the later ones do not."""
@@ -236,6 +264,9 @@ class Fire(Scenario[FireParameters]):
     title: ClassVar[dict[str, str]] = {"zh": "火情", "en": "Fire"}
     Parameters: ClassVar[type[ScenarioParameters]] = FireParameters
     model: ClassVar[str | None] = "fire"
+    replayed: ClassVar[frozenset[str] | None] = frozenset(
+        {"severity", "zones", "mute_after", "forget_after"}
+    )
 
     def __init__(self, camera: CameraContext, parameters: FireParameters) -> None:
         super().__init__(camera, parameters)
@@ -267,21 +298,19 @@ class Fire(Scenario[FireParameters]):
 
     def observe(self, scene: Scene) -> list[Observation]:
         """One observation per zone, or one of the whole view."""
-        t, image = scene.frame.t, scene.frame.image
+        t = scene.frame.t
         if scene.detections is None:
             return [self._unknown(subject, t, "no_model") for subject in self._subjects()]
-        small = cv2.cvtColor(
-            cv2.resize(image, EDGE_SIZE, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY
-        )
-        level = float(small.mean())
+        picture = _Picture(scene.frame.image)
+        level = scene.look("level", lambda: float(picture.small.mean()))
         elapsed = 0.0 if self._last_t is None else max(0.0, t - self._last_t)
         self._last_t = t
         if not self._is_flash(t, level):
             if scene.detections_t > self._inferred_t:
                 self._inferred_t = scene.detections_t
                 self._follow(scene, scene.detections)
-            self._measure(t, image, level, elapsed)
-            self._weigh_contrast(small, elapsed)
+            self._measure(scene, level, elapsed)
+            self._weigh_contrast(scene, picture, elapsed)
         self._suspects = [s for s in self._suspects if t - s.seen_t <= LOST_S]
         self._remember(t)
         self._open_bursts(t)
@@ -363,20 +392,16 @@ class Fire(Scenario[FireParameters]):
             self._flash_t = t
         return t - self._flash_t < FLASH_S
 
-    def _measure(self, t: float, image: Image, level: float, elapsed: float) -> None:
-        for suspect in self._suspects:
-            suspect.times.append(t)
-            suspect.patches.append(sample_patch(image, suspect.region))
-            suspect.levels.append(level)
-            fast = sum(1 for time in suspect.times if t - time <= FAST_WINDOW_S)
-            window = FAST_WINDOW_S if fast >= LEAST_FAST else SLOW_WINDOW_S
-            while t - suspect.times[0] > window:
-                suspect.times.popleft()
-                suspect.patches.popleft()
-                suspect.levels.popleft()
-            dynamics = measure_dynamics(suspect.times, suspect.patches, suspect.levels)
-            if dynamics is not None:
-                suspect.weigh(t, dynamics)
+    def _measure(self, scene: Scene, level: float, elapsed: float) -> None:
+        t, image = scene.frame.t, scene.frame.image
+        measured = scene.look(
+            "dynamics",
+            lambda: tuple(suspect.measure(t, image, level) for suspect in self._suspects),
+            (len(self._suspects),),
+        )
+        for suspect, numbers in zip(self._suspects, measured, strict=True):
+            if numbers is not None:
+                suspect.weigh(t, Dynamics(*numbers))
             lively = suspect.liveliness()
             if lively is not None and lively < STARTLED and not suspect.grown():
                 suspect.still_s += min(elapsed, MEMORY_S)
@@ -384,12 +409,26 @@ class Fire(Scenario[FireParameters]):
                 suspect.still_s = 0.0
                 suspect.known = False
 
-    def _weigh_contrast(self, grey: npt.NDArray[np.uint8], elapsed: float) -> None:
+    def _weigh_contrast(self, scene: Scene, picture: _Picture, elapsed: float) -> None:
         """Smoke veils: the edges behind it fade, those elsewhere stay (Töreyin et al. 2005, wavelet energy)."""
+        losses = scene.look(
+            "contrast",
+            lambda: self._contrast_losses(picture.small, elapsed),
+            (len(self._suspects),),
+        )
+        for suspect, loss in zip(self._suspects, losses, strict=True):
+            if loss is not None:
+                suspect.contrast_loss = loss
+
+    def _contrast_losses(
+        self, grey: npt.NDArray[np.uint8], elapsed: float
+    ) -> tuple[float | None, ...]:
+        """How much of the usual edges is gone, for each suspect; None on the first picture."""
         edges = np.abs(cv2.Laplacian(grey, cv2.CV_32F)) + np.float32(1.0)
         if self._edges is None:
             self._edges = edges
-            return
+            return (None,) * len(self._suspects)
+        losses: list[float | None] = []
         ratio = edges / self._edges
         elsewhere = max(float(np.median(ratio)), 0.1)
         weight = np.full(edges.shape, 1 - math.exp(-elapsed / EDGE_TIME_S), np.float32)
@@ -402,9 +441,10 @@ class Fire(Scenario[FireParameters]):
                 int(x1 * EDGE_SIZE[0]), max(int(x2 * EDGE_SIZE[0]), int(x1 * EDGE_SIZE[0]) + 1)
             )
             now, usual = float(edges[rows, cols].mean()), float(self._edges[rows, cols].mean())
-            suspect.contrast_loss = 1 - now / usual / elsewhere
+            losses.append(1 - now / usual / elsewhere)
             weight[rows, cols] = 0.0  # what smoke does to the edges is not learnt
         self._edges += weight * (edges - self._edges)
+        return tuple(losses)
 
     # -- static emitters --------------------------------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import supervision as sv
@@ -49,11 +50,13 @@ from pipeline.analyse.geometry import (
     size_ratio,
 )
 from pipeline.analyse.scenario import CameraContext, Need, Scenario, ScenarioParameters, Scene
-from pipeline.frame import Image
 from pipeline.observation import Condition, Json, Observation, RelativeBox
 from pipeline.units import Duration, Polygon, ZoneName
 
 __all__ = ["IllegalParking", "IllegalParkingParameters"]
+
+_PatchOf: TypeAlias = Callable[[RelativeBox], Patch]
+"""The small picture of a box in the frame at hand."""
 
 # Two boxes on one vehicle (car and truck at once); cars side by side overlap less, even seen along the row.
 DOUBLE_IOU = 0.6
@@ -215,14 +218,14 @@ class _Place:
         after = as_box(np.median(np.array([box for _, box in newer]), axis=0))
         return box_shift(before, after) / dt
 
-    def stand_anew(self, image: Image) -> None:
+    def stand_anew(self, patch_of: _PatchOf) -> None:
         """It moved: it stands, if so, where it was seen last, since the first of the last boxes there."""
         boxes = list(self.recent)
         begin = len(boxes) - 1
         while begin > 0 and box_shift(boxes[begin - 1][1], self.last) <= SAME_PLACE_SHIFT:
             begin -= 1
         self.since = boxes[begin][0]
-        self.home, self.reference = self.last, take_patch(image, self.last)
+        self.home, self.reference = self.last, patch_of(self.last)
         self.sightings = len(boxes) - begin
         self.strong = min(self.strong, self.sightings)
         self.other = None
@@ -235,6 +238,9 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
     title: ClassVar[dict[str, str]] = {"zh": "车辆违规停放", "en": "Illegally parked vehicle"}
     Parameters: ClassVar[type[ScenarioParameters]] = IllegalParkingParameters
     model: ClassVar[str | None] = "vehicles"
+    replayed: ClassVar[frozenset[str] | None] = frozenset(
+        {"severity", "active", "zones", "classes", "still_speed", "min_box_area"}
+    )
 
     def __init__(self, camera: CameraContext, parameters: IllegalParkingParameters) -> None:
         super().__init__(camera, parameters)
@@ -273,7 +279,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
                 if place.settled
             ]
         vehicles, obstacles = self._read(scene)
-        self._watch_view(scene.frame.image, obstacles, t)
+        self._watch_view(_patches(scene), obstacles, t)
         fresh_s = min(scene.detections_t - self._inferred_t, SEEN_STEP_S)
         self._inferred_t = max(self._inferred_t, scene.detections_t)
         matched = self._match(vehicles, t)
@@ -293,9 +299,9 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         self._forget(t)
         return self._report(t)
 
-    def _watch_view(self, image: Image, obstacles: list[RelativeBox], t: float) -> None:
+    def _watch_view(self, patch_of: _PatchOf, obstacles: list[RelativeBox], t: float) -> None:
         """Note when the picture around the vehicles became another one."""
-        view = take_patch(image, WHOLE_PICTURE)
+        view = patch_of(WHOLE_PICTURE)
         moving = [*obstacles, *(place.home for place in self._places)]
         if self._view is not None:
             hidden = hidden_by(WHOLE_PICTURE, moving + self._view_obstacles)
@@ -373,9 +379,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         if share < ENTER_GROUND or not vehicle.strong:
             return
         t = scene.frame.t
-        place = _Place(
-            zone, vehicle.box, take_patch(scene.frame.image, vehicle.box), since=t, seen_t=t
-        )
+        place = _Place(zone, vehicle.box, _patches(scene)(vehicle.box), since=t, seen_t=t)
         place.tracker_id, place.ground_share = vehicle.tracker_id, share
         place.votes = {vehicle.name: vehicle.confidence}
         place.confidence = vehicle.confidence
@@ -388,9 +392,9 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         self, place: _Place, vehicle: _Vehicle, scene: Scene, hidden: Hidden, *, fresh_s: float
     ) -> None:
         """A vehicle box at the place: the same vehicle, moving up, or another one?"""
-        t, image = scene.frame.t, scene.frame.image
+        t, patch_of = scene.frame.t, _patches(scene)
         gap_s = t - place.seen_t
-        now = take_patch(image, place.home)
+        now = patch_of(place.home)
         place.likeness = likeness(place.reference, now, hidden)
         if place.gone_since is not None and not self._is_back(place, vehicle):
             place.left = True
@@ -404,7 +408,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             place.reference, place.other, place.likeness = now, None, None
         elif watched and (near or not place.settled):
             pass
-        elif not self._is_same(place, vehicle, image):
+        elif not self._is_same(place, vehicle, patch_of):
             if near or not place.settled:
                 self._doubt(place, vehicle, scene, now, hidden)
             else:  # something that drives past took over the box, and often the track, of what it hides
@@ -419,16 +423,16 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         zone_share = self._zones[place.zone].share(bottom_strip(place.box(), GROUND_SHARE))
         place.ground_share = zone_share
         if place.settled:
-            self._stand(place, now, hidden, image, gap_s, t)
+            self._stand(place, now, hidden, patch_of, gap_s, t)
         else:
-            self._settle(place, image, t, sure=watched or place.likeness is not None)
+            self._settle(place, patch_of, t, sure=watched or place.likeness is not None)
 
     def _is_back(self, place: _Place, vehicle: _Vehicle) -> bool:
         """Whether a place that looked empty shows the same again: the vehicle was only hidden or missed."""
         same = place.likeness is None or place.likeness >= SAME_LIKENESS
         return same and box_shift(place.home, vehicle.box) <= SAME_PLACE_SHIFT
 
-    def _is_same(self, place: _Place, vehicle: _Vehicle, image: Image) -> bool:
+    def _is_same(self, place: _Place, vehicle: _Vehicle, patch_of: _PatchOf) -> bool:
         """Whether a box seen after a gap is the place's vehicle, there or moved up."""
         shift = box_shift(place.home, vehicle.box)
         if place.likeness is None:
@@ -438,7 +442,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
                 return place.likeness >= SAME_LIKENESS
             held = place.condition is Condition.HOLDS
             return place.likeness >= (OTHER_LIKENESS if held else RESUME_LIKENESS)
-        moved = likeness(place.reference, take_patch(image, vehicle.box))
+        moved = likeness(place.reference, patch_of(vehicle.box))
         return place.likeness >= SAME_LIKENESS or (moved is not None and moved >= SAME_LIKENESS)
 
     def _doubt(
@@ -459,11 +463,11 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         place.gone_since, place.left = place.other_since, True
         self._open(vehicle, scene)
 
-    def _settle(self, place: _Place, image: Image, t: float, *, sure: bool) -> None:
+    def _settle(self, place: _Place, patch_of: _PatchOf, t: float, *, sure: bool) -> None:
         """A stay begins once the vehicle was seen standing for a while; once more where only boxes speak for it."""
         box = place.box()
         if box_shift(place.home, box) > SAME_PLACE_SHIFT:
-            place.stand_anew(image)
+            place.stand_anew(patch_of)
             return
         speed = place.speed()
         if (
@@ -475,11 +479,17 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         ):
             place.key = self._new_key(place)
             place.first = place.home = box
-            place.reference = take_patch(image, box)
+            place.reference = patch_of(box)
             place.condition, place.reason = Condition.HOLDS, "detection"
 
     def _stand(
-        self, place: _Place, now: Patch, hidden: Hidden, image: Image, gap_s: float, t: float
+        self,
+        place: _Place,
+        now: Patch,
+        hidden: Hidden,
+        patch_of: _PatchOf,
+        gap_s: float,
+        t: float,
     ) -> None:
         """The stay's vehicle is seen: does it stand, move up, or drive off?"""
         place.gone_since = None
@@ -497,7 +507,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             place.condition, place.reason = Condition.UNKNOWN, "moves"
             still = speed is not None and speed <= self.parameters.still_speed / 2
             if still and t - place.recent[0][0] >= SPEED_WINDOW_S:
-                place.home, place.reference = box, take_patch(image, box)
+                place.home, place.reference = box, patch_of(box)
                 place.condition, place.reason = Condition.HOLDS, "detection"
             return
         if place.likeness is None and float(hidden.mean()) >= COVERED_SHARE:
@@ -527,7 +537,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         t = scene.frame.t
         if place.left:
             return
-        now = take_patch(scene.frame.image, place.home)
+        now = _patches(scene)(place.home)
         whole = likeness(place.reference, now)
         rest = likeness(place.reference, now, hidden)
         place.likeness = max((x for x in (whole, rest) if x is not None), default=None)
@@ -568,7 +578,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             return False
         for vehicle in vehicles:
             if vehicle.tracker_id == place.tracker_id:
-                alike = likeness(place.reference, take_patch(scene.frame.image, vehicle.box))
+                alike = likeness(place.reference, _patches(scene)(vehicle.box))
                 return alike is None or alike >= OTHER_LIKENESS
         return False
 
@@ -689,6 +699,17 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
                 continue
             if place.zone in self._zones:
                 self._places.append(place)
+
+
+def _patches(scene: Scene) -> _PatchOf:
+    """Small pictures of the scene's frame, kept for a replay as the 8-bit pixels that they are."""
+
+    def patch_of(box: RelativeBox) -> Patch:
+        image = scene.frame.image
+        pixels = scene.look("patch", lambda: take_patch(image, box).astype(np.uint8), box)
+        return pixels.astype(np.float32)
+
+    return patch_of
 
 
 def _weight(dt: float, memory_s: float) -> float:

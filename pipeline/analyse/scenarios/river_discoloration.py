@@ -154,6 +154,9 @@ class RiverDiscoloration(Scenario[RiverParameters]):
     id: ClassVar[str] = "river_discoloration"
     title: ClassVar[dict[str, str]] = {"zh": "河道水体变色", "en": "River discoloration"}
     Parameters: ClassVar[type[ScenarioParameters]] = RiverParameters
+    replayed: ClassVar[frozenset[str] | None] = frozenset(
+        {"severity", "warm_up", "min_delta_e", "min_share", "adapt", "relearn_after"}
+    )
 
     def __init__(self, camera: CameraContext, parameters: RiverParameters) -> None:
         super().__init__(camera, parameters)
@@ -194,7 +197,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         t = scene.frame.t
         if self.active_model is not None:
             return [self._find(scene)]
-        reading, reason = self._read(scene.frame.image)
+        reading, reason = self._read(scene)
         if reading is None:
             return [self._unknown(t, reason)]
         self._recent.append(reading)
@@ -231,7 +234,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         gap_s = self.parameters.warm_up * FIND_SHARE / FIND_LOOKS
         if scene.detections is not None and scene.detections_t >= self._look_t + gap_s:
             self._look_t = scene.detections_t
-            self._finder.add(_water_mask(scene))
+            self._finder.add(scene.look("water_mask", lambda: _water_mask(scene)))
         if self._finder.looks < FIND_LOOKS:
             return self._unknown(t, "finding_water", looks=self._finder.looks)
         found = self._finder.outline()
@@ -306,13 +309,17 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             detail={"reason": reason, **detail},
         )
 
-    def _read(self, image: Image) -> tuple[_Reading | None, str]:
-        water, roughness = self._water.sample(image)
-        dry, _ = self._dry.sample(image)
+    def _read(self, scene: Scene) -> tuple[_Reading | None, str]:
+        image = scene.frame.image
+        wet_levels, dry_levels, colourful = scene.look(
+            "water",
+            lambda: (self._water.levels(image), self._dry.levels(image), _colourfulness(image)),
+        )
+        water, roughness = self._water.colours(wet_levels)
+        dry, _ = self._dry.colours(dry_levels)
         if np.median(dry) < DARKEST and np.median(water) < DARKEST:
             return None, "too_dark"
-        small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if np.abs(small - small[:, :, 1:2]).mean() < MONOCHROME:
+        if colourful < MONOCHROME:
             return None, "monochrome"
         usable = np.asarray(((dry > DARKEST) & (dry < CLIPPED)).all(axis=1), bool)
         if usable.sum() < min(3, len(self._dry)):
@@ -509,6 +516,12 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         self._normals = restored
         frozen = state.get("frozen_since")
         self._frozen_since = float(frozen) if isinstance(frozen, int | float) else None
+
+
+def _colourfulness(image: Image) -> float:
+    """Mean difference of the channels in levels."""
+    small = cv2.resize(image, (64, 36), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return float(np.abs(small - small[:, :, 1:2]).mean())
 
 
 def _water_mask(scene: Scene) -> Bools:
