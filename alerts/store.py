@@ -639,6 +639,7 @@ class Store:
         *,
         camera_id: str | None = None,
         scenario: str | None = None,
+        outcome: str | None = None,
         t_from: float | None = None,
         t_to: float | None = None,
         limit: int = 100,
@@ -650,6 +651,8 @@ class Store:
             query = query.where(c.camera == camera_id)
         if scenario is not None:
             query = query.where(c.scenario == scenario)
+        if outcome is not None:
+            query = query.where(c.outcome == outcome)
         if t_from is not None:
             query = query.where(c.t >= t_from)
         if t_to is not None:

@@ -256,6 +256,48 @@ def tickets_dispose(
     )
 
 
+class DecisionChoice(StrEnum):
+    """What may come of a candidate."""
+
+    RAISED = "raised"
+    SUPPRESSED = "suppressed"
+    CLEARED = "cleared"
+
+
+@app.command("decisions")
+def decisions_command(
+    config: ConfigArgument,
+    camera: Annotated[str | None, typer.Option(help="Only this camera's.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Only this scenario's.")] = None,
+    outcome: Annotated[
+        DecisionChoice | None, typer.Option(help="Only these; suppressed are alarms that were not.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DATE|DURATION", help="Decided since 2026-11-01, or in 2h."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest.", min=1)] = 50,
+    lang: LanguageOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
+) -> None:
+    """Why did this become an alarm, and that not? The decision records of this host's rules.
+
+    Reads the store of the host on which it is run, beside the daemon.
+    """
+    from gridwatch.decisions import print_decisions
+
+    print_decisions(
+        config,
+        camera=camera,
+        scenario=scenario,
+        outcome=outcome.value if outcome else None,
+        since=since,
+        limit=limit,
+        language=lang.value if lang else None,
+        as_json=as_json,
+    )
+
+
 RegistryOption = Annotated[
     Path | None, typer.Option(help="A further registry.yaml that overrides the shipped one.")
 ]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from alerts.tickets import Act, Ticket, TicketCondition, TicketState
 
-__all__ = ["Language", "camera_line", "say", "ticket_line", "ticket_panel", "ticket_table"]
+__all__ = ["Language", "camera_line", "plain", "say", "ticket_line", "ticket_panel", "ticket_table"]
 
 Language = Literal["zh", "en"]
 
@@ -25,6 +25,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "capture": ("采集", "Capture"),
     "cleared": ("现场已恢复", "condition cleared"),
     "clip": ("录像", "clip"),
+    "code": ("代码", "code"),
     "confidence": ("置信度", "confidence"),
     "confirmed": ("属实", "confirmed"),
     "critical": ("紧急", "critical"),
@@ -36,6 +37,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "evidence": ("证据", "evidence"),
     "false_alarm": ("误报", "false alarm"),
     "grid": ("网格", "grid"),
+    "held": ("成立", "held"),
     "holding": ("持续中", "still so"),
     "backing_off": ("重连等待", "waiting to reconnect"),
     "connecting": ("连接中", "connecting"),
@@ -47,19 +49,24 @@ _WORDS: dict[str, tuple[str, str]] = {
     "running": ("正常", "running"),
     "stalled": ("无数据", "stalled"),
     "id": ("编号", "ticket"),
+    "known": ("可见", "known"),
     "listening": ("正在收看，Ctrl-C 结束", "listening; Ctrl-C ends it"),
     "major": ("重要", "major"),
     "minor": ("一般", "minor"),
     "nobody": ("尚无人处理", "nobody yet"),
+    "none_decided": ("没有决策记录", "No decision records"),
     "none_open": ("没有未处置的工单", "No open tickets"),
     "open": ("未处置", "open"),
+    "outcome": ("结果", "outcome"),
     "picture": ("画面", "picture"),
     "raised": ("告警时间", "raised"),
     "rule": ("规则", "rule"),
+    "scenario": ("场景", "scenario"),
     "severity": ("级别", "severity"),
     "simulated": ("模拟画面", "simulated"),
     "since": ("起始", "since"),
     "state": ("状态", "state"),
+    "suppressed": ("未告警", "suppressed"),
     "test": ("测试", "test"),
     "time": ("时间", "time"),
     "title": ("事件", "event"),
@@ -97,9 +104,9 @@ def ticket_line(
     line.append(ticket.updated.astimezone(zone).strftime("%H:%M:%S "), style="dim")
     line.append(f" {say(ticket.severity, language)} ", style=_SEVERITY_STYLE[ticket.severity])
     line.append(f" {_title(ticket, language)}", style="bold")
-    line.append(f"  {_plain(ticket.camera.name or ticket.camera.id)}")
+    line.append(f"  {plain(ticket.camera.name or ticket.camera.id)}")
     if ticket.grid:
-        line.append(f" · {_plain(ticket.grid)}", style="dim")
+        line.append(f" · {plain(ticket.grid)}", style="dim")
     line.append(f"  {say(ticket.state, language)}", style=_STATE_STYLE[ticket.state])
     if ticket.dispose.outcome is not None:
         line.append(f" ({say(ticket.dispose.outcome, language)})", style="green")
@@ -122,10 +129,10 @@ def camera_line(kind: str, subject: str, state: str, reason: str, language: Lang
     """A camera's or a host's change of state in the feed."""
     good = state in ("running", "online", "ended")
     line = Text("         ")
-    line.append(f"{say(kind, language)} {_plain(subject)}: ", style="dim")
-    line.append(_plain(say(state, language)), style="green" if good else "bold yellow")
+    line.append(f"{say(kind, language)} {plain(subject)}: ", style="dim")
+    line.append(plain(say(state, language)), style="green" if good else "bold yellow")
     if reason:
-        line.append(f" ({_plain(reason)})", style="dim")
+        line.append(f" ({plain(reason)})", style="dim")
     return line
 
 
@@ -144,8 +151,8 @@ def ticket_table(tickets: list[Ticket], language: Language, zone: tzinfo) -> Ren
             ticket.warn.raised.astimezone(zone).strftime("%m-%d %H:%M:%S"),
             Text(say(ticket.severity, language), style=_SEVERITY_STYLE[ticket.severity]),
             Text(_title(ticket, language)),
-            Text(_plain(ticket.camera.name or ticket.camera.id)),
-            Text(_plain(ticket.grid)),
+            Text(plain(ticket.camera.name or ticket.camera.id)),
+            Text(plain(ticket.grid)),
             state,
             f"{ticket.analyse.confidence:.0%}",
             ticket.id,
@@ -175,7 +182,7 @@ def ticket_panel(ticket: Ticket, language: Language, zone: tzinfo) -> Renderable
         table.add_column(overflow="fold")
         for key, value in rows:
             if value:
-                table.add_row(say(key, language), Text(_plain(value)))
+                table.add_row(say(key, language), Text(plain(value)))
         return table
 
     captured, analysed, warned, disposal = (
@@ -244,10 +251,10 @@ def _acts(ticket: Ticket, language: Language, zone: tzinfo) -> list[tuple[str, s
 
 
 def _title(ticket: Ticket, language: Language) -> str:
-    return _plain(ticket.title.zh if language == "zh" else ticket.title.en)
+    return plain(ticket.title.zh if language == "zh" else ticket.title.en)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What others wrote, without characters that would steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
