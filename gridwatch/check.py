@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alerts.connection import BrokerSettings, Connection
+from alerts.privacy import Privacy
 from gridwatch.config import CameraSettings, Config
 from gridwatch.host import KEYFRAME_WARNING_S, load_detectors, models_needed
 from pipeline.capture.probe import StreamReport, probe
@@ -60,6 +61,8 @@ def check_site(config: Config, out: Path, seconds: float) -> bool:
     ):
         progress.add_task(f"listening to {len(cameras)} cameras for {seconds:g} s")
         seen = list(pool.map(lambda camera: _look(camera, seconds), cameras))
+    needed = models_needed([camera for camera in cameras if camera.enabled])
+    detectors, weights, faults = load_detectors(config, needed, quiet=True)
     table = Table(box=None, header_style="bold dim")
     for heading in ("camera", "stream", "codec", "size", "fps", "key frames", "scenarios"):
         table.add_column(heading, overflow="fold")
@@ -94,13 +97,12 @@ def check_site(config: Config, out: Path, seconds: float) -> bool:
             )
         if report.picture is not None:
             file = out / f"{camera.id}.jpg"
-            cv2.imwrite(str(file), draw_zones(report.picture, camera))
+            shown = Privacy(camera.privacy, detectors.get("vehicles")).burn(report.picture)
+            cv2.imwrite(str(file), draw_zones(shown, camera))
             notes.append(f"  {camera.id}: zones drawn in {file}")
     console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
-    needed = models_needed([camera for camera in cameras if camera.enabled])
-    detectors, weights, faults = load_detectors(config, needed, quiet=True)
     for name, users in sorted(needed.items()):
         if name in faults:
             well = False
