@@ -33,6 +33,8 @@ def run_benchmark(
     workers: int,
     json_file: Path | None,
     gate: Gate | None,
+    work: Path | None = None,
+    fresh: bool = False,
 ) -> int:
     """Run the clips, print the report, write the JSON document.
 
@@ -45,6 +47,8 @@ def run_benchmark(
         workers: Number of processes; 0 for one per core.
         json_file: Where the JSON document goes.
         gate: Which verdict is needed for a status of 0.
+        work: Folder for results and detection logs; None keeps nothing.
+        fresh: Analyse every clip again, whatever `work` holds.
 
     Returns:
         0, or 1 where the gate is not passed.
@@ -56,7 +60,7 @@ def run_benchmark(
         raise ConfigError(
             f"{json_file}: found no folder {json_file.parent}, expected one to write to"
         )
-    options = Options(target, window_s, rate_per_hour, workers or os.cpu_count() or 1)
+    options = Options(target, window_s, rate_per_hour, workers or os.cpu_count() or 1, work, fresh)
     started_s = time.monotonic()
     evaluation = evaluate(paths, settings, options)
     wall_s = time.monotonic() - started_s

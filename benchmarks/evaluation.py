@@ -20,11 +20,13 @@ from benchmarks.labels import Event, Kind, LabelledClip, find_clips
 from benchmarks.runner import Alarm, ClipRun, Measure
 from benchmarks.score import ClipResult, match
 from benchmarks.settings import OWN_CAMERA, CameraTable, Scorable, scorable
+from benchmarks.work import KeptClip, WorkFolder
 from benchmarks.workers import Failure, Task, Workers
-from gridwatch.config import CameraSettings
-from pipeline.exceptions import ConfigError
+from gridwatch.config import CameraSettings, Config
+from pipeline.analyse.weights import load_registry
+from pipeline.exceptions import ConfigError, ModelError
 
-__all__ = ["ClipOutcome", "Evaluation", "Options", "evaluate"]
+__all__ = ["ClipOutcome", "Evaluation", "Options", "evaluate", "judged"]
 
 SETTINGS_NAME = "cameras.yaml"
 # Labels are read to half a second: an end that little beyond the last picture is the clip's end.
@@ -40,12 +42,16 @@ class Options:
         window_s: How long after an event's end its alarm may come.
         rate_per_hour: Events per camera-hour to project the accuracy to; None for no projection.
         workers: Number of processes.
+        work: Folder for results and detection logs, from which a run that was stopped goes on; None keeps nothing.
+        fresh: Analyse every clip again, whatever `work` holds.
     """
 
     target: float
     window_s: float
     rate_per_hour: float | None
     workers: int
+    work: Path | None = None
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -58,6 +64,8 @@ class ClipOutcome:
         camera: Its settings; None without any.
         measured: Its length and rate; None if it cannot be read.
         run: What the engine made of it; None if it was not analysed.
+        log: Its detection log; None where none is kept.
+        kept: Whether `run` is that of an earlier run.
         scored: Scenarios that count on this clip.
         events: Labelled events that count.
         unscored: Labelled events that do not, each with its reason.
@@ -70,6 +78,8 @@ class ClipOutcome:
     camera: CameraSettings | None = None
     measured: Measure | None = None
     run: ClipRun | None = None
+    log: Path | None = None
+    kept: bool = False
     scored: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
     unscored: tuple[tuple[Event, str], ...] = ()
@@ -98,7 +108,7 @@ class Evaluation:
     Attributes:
         clips: In order of name.
         kinds: Figures by kind, the most telling first; only kinds with scored clips.
-        video_s: Stream seconds that were analysed.
+        video_s: Stream seconds that were analysed, without those of an earlier run.
         cameras: What the settings came from.
         options: What was asked for.
     """
@@ -113,6 +123,11 @@ class Evaluation:
     def headline(self) -> tuple[Kind, KindScores] | None:
         """The kind by which the verdict is given: the most telling one; None if nothing could be scored."""
         return next(iter(self.kinds.items()), None)
+
+    @property
+    def kept(self) -> int:
+        """How many clips' results are those of an earlier run."""
+        return sum(outcome.kept for outcome in self.clips)
 
     @property
     def complete(self) -> bool:
@@ -142,14 +157,37 @@ def evaluate(paths: Sequence[Path], settings: Path | None, options: Options) -> 
             outcome.problems.extend(error.problems)
     with Workers(cameras.config, options.workers) as workers:
         _measure(outcomes, workers)
+        folder = _look_up(outcomes, cameras.config, options)
         _analyse(outcomes, workers)
+    if folder is not None:
+        folder.write_run(
+            [
+                KeptClip(
+                    o.clip, o.camera, o.measured, o.problems, o.notes, o.log if o.run else None
+                )
+                for o in outcomes
+            ]
+        )
+    return judged(outcomes, cameras, options)
+
+
+def judged(outcomes: Sequence[ClipOutcome], cameras: CameraTable, options: Options) -> Evaluation:
+    """Say of every alarm whether it is true, and score the whole.
+
+    Args:
+        outcomes: Clips that were run, or replayed; they are completed here.
+        cameras: What their settings came from.
+        options: What the figures are asked for.
+    """
     for outcome in outcomes:
         _judge(outcome, options)
     return Evaluation(
         outcomes,
         scores_by_kind(_scored(outcomes), options.target, options.window_s, options.rate_per_hour),
         sum(
-            o.measured.duration_s for o in outcomes if o.run is not None and o.measured is not None
+            o.measured.duration_s
+            for o in outcomes
+            if o.run is not None and o.measured is not None and not o.kept
         ),
         cameras,
         options,
@@ -167,10 +205,35 @@ def _settings_in(paths: Sequence[Path]) -> Path | None:
 def _tasks(outcomes: Sequence[ClipOutcome], *, measured: bool) -> list[Task]:
     tasks = []
     for index, outcome in enumerate(outcomes):
-        if outcome.camera is not None and not outcome.problems:
+        if outcome.camera is not None and not outcome.problems and outcome.run is None:
             duration_s = outcome.measured.duration_s if measured and outcome.measured else None
-            tasks.append(Task(index, outcome.camera, duration_s))
+            tasks.append(Task(index, outcome.camera, duration_s, outcome.log))
     return tasks
+
+
+def _look_up(
+    outcomes: Sequence[ClipOutcome], config: Config, options: Options
+) -> WorkFolder | None:
+    """Take what an earlier run has done already, and say where the logs of the rest go."""
+    if options.work is None:
+        return None
+    registry_file = config.runtime.registry
+    try:
+        registry = load_registry(Path(registry_file) if registry_file else None)
+    except ModelError:
+        return None  # every clip will say so; nothing is to be kept
+    folder = WorkFolder(options.work, config, registry)
+    for outcome in outcomes:
+        if outcome.camera is None or outcome.measured is None or outcome.problems:
+            continue
+        if not outcome.measured.sha256:  # a folder of pictures
+            continue
+        outcome.log = folder.log_file(outcome.camera, outcome.measured.sha256)
+        run = None if options.fresh else folder.result(outcome.log)
+        if run is not None:
+            outcome.run, outcome.kept = run, True
+            outcome.notes.extend(run.notes)
+    return folder
 
 
 def _measure(outcomes: Sequence[ClipOutcome], workers: Workers) -> None:

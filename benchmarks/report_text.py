@@ -41,7 +41,8 @@ def print_report(evaluation: Evaluation, wall_s: float, console: Console) -> Non
     speed = evaluation.video_s / wall_s if wall_s > 0 else 0.0
     console.print(
         f"\n{evaluation.video_s / 60:.1f} min of video in {wall_s / 60:.1f} min "
-        f"({speed:.1f} × real time, {evaluation.options.workers} processes)",
+        f"({speed:.1f} × real time, {evaluation.options.workers} processes)"
+        + (f"; {evaluation.kept} clips as an earlier run left them" if evaluation.kept else ""),
         style="dim",
     )
 

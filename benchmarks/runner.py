@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from alerts.rules import Change, ChangeKind
 from gridwatch.config import CameraSettings, Config
-from gridwatch.engine import DetectorLike, Engine
+from gridwatch.engine import DetectorLike, Engine, Recorder
 from pipeline.capture.reader import CameraReader
 from pipeline.capture.source import open_source
 from pipeline.exceptions import CaptureError
 from pipeline.observation import Json, RelativeBox
 
-__all__ = ["START_T", "Alarm", "Candidate", "ClipRun", "Measure", "analyse", "measure"]
+__all__ = [
+    "START_T",
+    "Alarm",
+    "Candidate",
+    "ClipRun",
+    "Measure",
+    "analyse",
+    "decided",
+    "measure",
+    "run_from_json",
+    "run_to_json",
+]
 
 # Every clip begins on Thursday, 2026-01-01 08:00 in Shanghai: a fixed time, so that two runs are the same to the byte.
 START_T = 1_767_225_600.0
@@ -60,11 +74,13 @@ class Measure:
         duration_s: From the first picture to the end of the last.
         rate_hz: Pictures per second by the stamps; None with fewer than two.
         note: What is odd about it; empty when nothing is.
+        sha256: Of the file; empty where it is none.
     """
 
     duration_s: float
     rate_hz: float | None
     note: str
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,7 @@ def measure(camera: CameraSettings) -> Measure:
     Raises:
         CaptureError: if it cannot be opened or holds no packet.
     """
+    file = Path(camera.stream.analysed_url)
     source = open_source(camera.stream, camera.stream.analysed_url)
     try:
         tagged_hz = source.info.rate_hz
@@ -107,16 +124,23 @@ def measure(camera: CameraSettings) -> Measure:
         source.close()
     if not count:
         raise CaptureError(f"{camera.stream.analysed_url}: found no picture, expected a video")
+    sha256 = _hash(file) if file.is_file() else ""
     span_s = max(stamps) - min(stamps) if stamps else 0.0
     if len(stamps) < 2 or span_s <= 0:
         rate_hz = tagged_hz if tagged_hz and tagged_hz > 0 else None
         duration_s = count / rate_hz if rate_hz else 0.0
-        return Measure(round(duration_s, 3), None, "has no time stamps; its rate tag is believed")
+        note = "has no time stamps; its rate tag is believed"
+        return Measure(round(duration_s, 3), None, note, sha256)
     rate_hz = (len(stamps) - 1) / span_s
     note = ""
     if tagged_hz is not None and abs(tagged_hz - rate_hz) > LYING_RATE * rate_hz:
         note = f"claims {tagged_hz:g} pictures per second, its stamps say {rate_hz:.3g}; the stamps are used"
-    return Measure(round(span_s + 1.0 / rate_hz, 3), round(rate_hz, 3), note)
+    return Measure(round(span_s + 1.0 / rate_hz, 3), round(rate_hz, 3), note, sha256)
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def analyse(
@@ -125,6 +149,8 @@ def analyse(
     detectors: Mapping[str, DetectorLike],
     duration_s: float,
     progress: Callable[[float], None] = lambda _seconds: None,
+    recorder: Recorder | None = None,
+    on_change: Callable[[Change], None] = lambda _change: None,
 ) -> ClipRun:
     """Run a clip through the engine that the daemon runs, without storm control.
 
@@ -137,8 +163,10 @@ def analyse(
         detectors: By model.
         duration_s: As measured; tells whether the clip broke off.
         progress: Called now and then with the stream seconds that are done.
+        recorder: Keeps what a replay needs.
+        on_change: Told of everything that the rules decide.
     """
-    engine = Engine(config, detectors, [camera])
+    engine = Engine(config, detectors, [camera], recorder=recorder)
     reader = CameraReader(
         camera.id,
         camera.stream,
@@ -153,6 +181,8 @@ def analyse(
         while (frame := reader.take(None)) is not None:
             for outcome in engine.step([frame]):
                 changes += outcome.changes
+                for change in outcome.changes:
+                    on_change(change)
             frames, last_t = frames + 1, frame.t
             reader.set_rate(engine.rate_hz(camera.id, frame.t))
             if last_t - START_T - told_s >= PROGRESS_S:
@@ -174,12 +204,46 @@ def analyse(
     notes = []
     if reader.counters.corrupt:
         notes.append(f"{reader.counters.corrupt} damaged packets or pictures")
+    return decided(changes, frames, _seconds(last_t), tuple(notes), faults)
+
+
+def decided(
+    changes: Sequence[Change],
+    frames: int,
+    last_s: float,
+    notes: tuple[str, ...],
+    faults: Mapping[str, str],
+) -> ClipRun:
+    """What the rules' decisions on one clip come to; for the rest see `ClipRun`."""
+    return ClipRun(_alarms(changes), _suppressed(changes), frames, last_s, notes, faults)
+
+
+def run_to_json(run: ClipRun) -> dict[str, Any]:
+    """A run as JSON."""
+    return asdict(run)
+
+
+def run_from_json(data: Mapping[str, Any]) -> ClipRun:
+    """A run from `run_to_json`.
+
+    Raises:
+        KeyError or TypeError: if it is none.
+    """
+    alarms = (
+        Alarm(**(item | {"box": None if item["box"] is None else tuple(item["box"])}))
+        for item in data["alarms"]
+    )
     return ClipRun(
-        _alarms(changes), _suppressed(changes), frames, _seconds(last_t), tuple(notes), faults
+        tuple(alarms),
+        tuple(Candidate(**item) for item in data["suppressed"]),
+        data["frames"],
+        data["last_s"],
+        tuple(data["notes"]),
+        data["faults"],
     )
 
 
-def _alarms(changes: list[Change]) -> tuple[Alarm, ...]:
+def _alarms(changes: Sequence[Change]) -> tuple[Alarm, ...]:
     cleared = {
         (change.key, change.since): change.t
         for change in changes
@@ -206,7 +270,7 @@ def _alarms(changes: list[Change]) -> tuple[Alarm, ...]:
     return tuple(sorted(alarms, key=lambda alarm: (alarm.t_s, alarm.scenario, alarm.subject)))
 
 
-def _suppressed(changes: list[Change]) -> tuple[Candidate, ...]:
+def _suppressed(changes: Sequence[Change]) -> tuple[Candidate, ...]:
     return tuple(
         Candidate(
             change.key.scenario,

@@ -42,6 +42,13 @@ class CameraTable:
         document = load_located(file) if file is not None else None
         self._config = parse_config(document) if document is not None else None
 
+    @classmethod
+    def of(cls, config: Config) -> CameraTable:
+        """A table of a site that was read elsewhere."""
+        table = cls(None)
+        table._config = config
+        return table
+
     @property
     def config(self) -> Config:
         """The site, for its time zone and its models; the defaults without a file."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -16,11 +18,13 @@ import cv2
 import structlog
 
 from benchmarks.runner import ClipRun, Measure, analyse, measure
+from benchmarks.work import WorkFolder, camera_to_json
 from gridwatch.config import CameraSettings, Config
+from gridwatch.detection_log import LogWriter
 from gridwatch.engine import DetectorLike
 from gridwatch.host import load_detectors, models_needed
 from gridwatch.logs import configure_logging
-from pipeline.exceptions import GridwatchError
+from pipeline.exceptions import ConfigError, GridwatchError
 
 __all__ = ["Failure", "Report", "Task", "Workers"]
 
@@ -38,11 +42,13 @@ class Task:
         index: The caller's number for the clip.
         camera: Its settings.
         duration_s: As measured; None asks for the measuring, a number for the analysis.
+        log: Where the detection log goes, with the result beside it; None for none.
     """
 
     index: int
     camera: CameraSettings
     duration_s: float | None = None
+    log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +208,40 @@ def _work(connection: Connection, config: Config) -> None:
                 loaded, _, _ = load_detectors(config, needed, quiet=True)
                 detectors |= loaded
                 tried |= needed.keys()
-            connection.send(
-                analyse(
-                    config,
-                    task.camera,
-                    detectors,
-                    task.duration_s,
-                    lambda s: connection.send(float(s)),
-                )
-            )
+            connection.send(_analysed(task, config, detectors, connection))
         except GridwatchError as error:
             connection.send(Failure(" ".join(str(error).split())))
         except Exception as error:  # whatever breaks here is this clip's matter only
             log.exception("analysis failed", clip=task.camera.stream.analysed_url)
             connection.send(Failure(f"analysis failed: {type(error).__name__}: {error}"))
+
+
+def _analysed(
+    task: Task, config: Config, detectors: Mapping[str, DetectorLike], connection: Connection
+) -> ClipRun:
+    """A clip's result, kept with its detection log where the task says so."""
+    camera, duration_s = task.camera, task.duration_s or 0.0
+
+    def progress(seconds: float) -> None:
+        connection.send(float(seconds))
+
+    if task.log is None:
+        return analyse(config, camera, detectors, duration_s, progress)
+    part = task.log.with_suffix(f".{os.getpid()}.part")
+    header = {
+        "camera": camera_to_json(camera),
+        "timezone": config.site.timezone,
+        "thresholds": {name: detector.thresholds for name, detector in detectors.items()},
+    }
+    try:
+        writer = LogWriter(part, camera.id, header)
+        try:
+            run = analyse(config, camera, detectors, duration_s, progress, writer)
+        finally:
+            writer.close({})
+        WorkFolder.keep(part, task.log, run)
+    except OSError as error:
+        raise ConfigError(f"{part}: cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return run

@@ -363,12 +363,24 @@ def benchmark(
             help="End with status 1 unless all clips are scored and the verdict is at least this."
         ),
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep results and detection logs here, by default in the user's cache; a run that was "
+            "stopped goes on from them.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Analyse every clip again, whatever is kept.")
+    ] = False,
 ) -> None:
     """What share of our alarms is true, and how sure are we? Labelled clips through the daemon's engine.
 
     Labels: labels.csv in the folder, or a YAML file beside the clip; see docs/benchmark.md.
     """
     from benchmarks.command import run_benchmark
+    from benchmarks.work import default_folder
 
     raise typer.Exit(
         run_benchmark(
@@ -380,6 +392,61 @@ def benchmark(
             workers=workers,
             json_file=json_file,
             gate=gate.value if gate else None,
+            work=work or default_folder(),
+            fresh=fresh,
+        )
+    )
+
+
+@benchmark_app.command("replay")
+def benchmark_replay(
+    log: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="LOG",
+            help="The work folder of a run (by default the last one in the user's cache), or a "
+            "daemon's detection logs.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Try a value: --set fire.raise_after=3s"),
+    ] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="KEY=VALUE,VALUE,...",
+            help="Try each; several make a grid: --sweep fire.raise_after=1s,2s,3s",
+        ),
+    ] = None,
+    target: Annotated[
+        float, typer.Option(help="Share of true alarms that is asked for.", min=0.0, max=0.9999)
+    ] = 0.988,
+    window: Annotated[
+        float,
+        typer.Option(help="Seconds after an event's end in which its alarm may come.", min=0.0),
+    ] = 10.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Events per camera-hour on site: project the accuracy to it.", min=0.0),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
+) -> None:
+    """Scenarios and rules again with other parameters, from the detection log: no video, no models, seconds.
+
+    Parameters that steer what is measured in the pictures are refused by name; see docs/benchmark.md.
+    """
+    from benchmarks.evaluation import Options
+    from benchmarks.replay_command import run_replay
+
+    options = Options(target, window, rate, 1)
+    raise typer.Exit(
+        run_replay(
+            log, settings=settings or (), sweeps=sweeps or (), options=options, json_file=json_file
         )
     )
 

@@ -1,0 +1,278 @@
+"""`gridwatch benchmark replay`: from kept logs and other parameters to a report or a table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from rich.console import Console
+from rich.table import Table
+
+from alerts.rules import Change, ChangeKind
+from benchmarks.evaluation import Evaluation, Options
+from benchmarks.replay import Replayable, Setting, parse_setting, replay
+from benchmarks.report_json import document
+from benchmarks.report_text import print_report
+from benchmarks.sweep import Cell, Grid, KeptRun, parse_axis, sweep
+from benchmarks.work import RUN_NAME, default_folder
+from gridwatch.config import Config
+from gridwatch.detection_log import SUFFIX, read_log
+from gridwatch.recording import camera_of_header, log_files
+from pipeline.exceptions import ConfigError
+
+__all__ = ["grid_document", "run_replay"]
+
+PLAIN_WIDTH = 200  # of a table that goes into a file
+DENSER_SHARE = 0.01  # of the time; less is the beginning and the end of bursts
+
+
+def run_replay(
+    log: Path | None,
+    *,
+    settings: Sequence[str],
+    sweeps: Sequence[str],
+    options: Options,
+    json_file: Path | None,
+) -> int:
+    """Replay a benchmark's run, or what a daemon recorded, with other parameters; print what comes of it.
+
+    Args:
+        log: A work folder, a folder of a daemon's logs, or one log; None for the default work folder.
+        settings: ``SCENARIO.PARAMETER=VALUE`` each.
+        sweeps: ``SCENARIO.PARAMETER=VALUE,VALUE,...`` each; a grid of all of them.
+        options: What the figures are asked for.
+        json_file: Where the JSON document goes.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: if a log or a parameter cannot be used.
+    """
+    fixed = [parse_setting(*_split(text)) for text in settings]
+    axes = dict(parse_axis(text) for text in sweeps)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    folder = log or default_folder()
+    if not (folder / RUN_NAME).is_file():
+        if log is None:
+            raise ConfigError(f"{folder}: found no run, expected one: gridwatch benchmark CLIPS")
+        if axes:
+            raise ConfigError(f"{log}: has no labels to sweep against, expected a benchmark's run")
+        result = _replay_recorded(log, fixed, console)
+        _write(json_file, result)
+        return 0
+    run = KeptRun(folder)
+    started_s = time.monotonic()
+    if axes:
+        grid = sweep(run, axes, options, fixed)
+        wall_s = time.monotonic() - started_s
+        print_grid(grid, options, console)
+        times = len(grid.cells)
+        _write(json_file, grid_document(grid, options))
+    else:
+        evaluation, denser_s = run.replay(fixed, options)
+        wall_s = time.monotonic() - started_s
+        print_report(evaluation, wall_s, console)
+        _print_denser(denser_s, run.video_s, console)
+        times = 1
+        _write(json_file, _document(evaluation, wall_s, fixed))
+    speed = times * run.video_s / wall_s if wall_s > 0 else 0.0
+    console.print(
+        f"{times} replays of {run.video_s / 60:.1f} min in {wall_s:.2f} s ({speed:,.0f} × real time)",
+        style="dim",
+    )
+    return 0
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"--set {text}: expected SCENARIO.PARAMETER=VALUE, as fire.raise_after=3s"
+        )
+    return key, value
+
+
+def print_grid(grid: Grid, options: Options, console: Console) -> None:
+    """The table of a sweep and the best setting that keeps the target."""
+    what = grid.scenario or "all scenarios together"
+    table = Table(title=f"{what}, {grid.kind or 'no'} clips", title_justify="left")
+    for key in grid.axes:
+        table.add_column(key, justify="right")
+    for name in ("accuracy", "≥ (95 %)", "found/events", "false/h", "delay p50", ""):
+        table.add_column(name, justify="right")
+    for cell in grid.cells:
+        style = "bold green" if cell is grid.best else ""
+        table.add_row(*(s.text for s in cell.settings), *_figures(cell), style=style)
+    console.print(table)
+    target = f"{options.target:.1%}"
+    best, nearest = grid.best, grid.nearest
+    if best is not None and best.score is not None:
+        proven = "proven" if best.score.verdict.further_needed is None else "not proven"
+        console.print(f"Best that keeps {target} ({proven}): {_words(best)}")
+    elif nearest is not None and nearest.score is not None and nearest.score.accuracy is not None:
+        console.print(
+            f"No setting keeps {target}; the nearest is {_words(nearest)} "
+            f"with {nearest.score.accuracy:.1%}"
+        )
+    else:
+        console.print("No setting raised an alarm")
+    console.print(
+        "Chosen on these very clips: check it on others before it goes to a site.", style="dim"
+    )
+    if any(cell.denser_s > 0 for cell in grid.cells):
+        console.print(
+            "* would have looked more often than the log did; run the benchmark to be sure",
+            style="dim",
+        )
+
+
+def _figures(cell: Cell) -> list[str]:
+    score = cell.score
+    if score is None:
+        return ["undefined"] * 5 + [""]
+    return [
+        _percent(score.accuracy),
+        _percent(score.accuracy_lower),
+        f"{score.events - score.missed}/{score.events}",
+        "undefined" if score.false_per_hour is None else f"{score.false_per_hour:.2f}",
+        "undefined" if score.delay_p50_s is None else f"{score.delay_p50_s:.1f} s",
+        "*" if cell.denser_s > 0 else "",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "undefined" if share is None else f"{share:.1%}"
+
+
+def _words(cell: Cell) -> str:
+    return ", ".join(f"{setting.key}={setting.text}" for setting in cell.settings)
+
+
+def _print_denser(denser_s: Mapping[str, float], video_s: float, console: Console) -> None:
+    for scenario, seconds in sorted(denser_s.items()):
+        if seconds > DENSER_SHARE * video_s:
+            console.print(
+                f"{scenario} would have looked more often than the log did for {seconds:.0f} s: "
+                "run the benchmark to be sure",
+                style="yellow",
+            )
+
+
+def grid_document(grid: Grid, options: Options) -> dict[str, Any]:
+    """A sweep as JSON."""
+    best = grid.best
+    return {
+        "schema": 1,
+        "axes": {key: list(values) for key, values in grid.axes.items()},
+        "scenario": grid.scenario,
+        "kind": grid.kind,
+        "target": options.target,
+        "cells": [
+            {
+                "settings": {setting.key: setting.text for setting in cell.settings},
+                "keeps_target": cell.keeps_target,
+                "denser_s": round(cell.denser_s, 1),
+                "score": None if cell.score is None else asdict(cell.score),
+            }
+            for cell in grid.cells
+        ],
+        "best": None if best is None else {s.key: s.text for s in best.settings},
+    }
+
+
+def _document(evaluation: Evaluation, wall_s: float, fixed: Sequence[Setting]) -> dict[str, Any]:
+    replayed = {setting.key: setting.text for setting in fixed}
+    return document(evaluation, wall_s) | {"replay": replayed}
+
+
+def _write(json_file: Path | None, data: Mapping[str, Any]) -> None:
+    if json_file is None:
+        return
+    try:
+        text = json.dumps(data, ensure_ascii=False, indent=1)
+        json_file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{json_file}: cannot be written: {error.strerror}") from error
+
+
+# -- what a daemon recorded --------------------------------------------------------------------------------------------
+
+
+def _replay_recorded(log: Path, settings: Sequence[Setting], console: Console) -> dict[str, Any]:
+    """Alarms with the recorded parameters against those with other ones; there are no labels to judge them by."""
+    files = log_files(log)
+    if not files:
+        raise ConfigError(f"{log}: found neither {RUN_NAME} nor a log (*{SUFFIX})")
+    table = Table(title="Alarms", title_justify="left")
+    for name in ("camera", "scenario", "then", "now", "gone", "new"):
+        table.add_column(name, justify="left" if name in ("camera", "scenario") else "right")
+    rows: dict[tuple[str, str], tuple[set[_Alarm], set[_Alarm]]] = {}
+    seconds, zone = 0.0, ZoneInfo("UTC")
+    started_s = time.monotonic()
+    for file in files:
+        kept = read_log(file)
+        camera, timezone = camera_of_header(kept.header, file)
+        zone = ZoneInfo(timezone)
+        config = Config.model_validate(
+            {"site": {"id": "replay", "timezone": timezone}, "cameras": ()}
+        )
+        ready = Replayable.of(kept, camera, config)
+        if ready.entries:
+            seconds += ready.entries[-1][0].t - ready.entries[0][0].t
+        for index, chosen in enumerate(((), tuple(settings))):
+            for change in replay(ready, chosen).changes:
+                if change.kind is ChangeKind.RAISED:
+                    key = change.key.camera_id, change.key.scenario
+                    rows.setdefault(key, (set(), set()))[index].add(_alarm(change))
+    wall_s = time.monotonic() - started_s
+    for (camera_id, scenario), (then, now) in sorted(rows.items()):
+        counts = (len(then), len(now), len(_apart(then, now)), len(_apart(now, then)))
+        table.add_row(camera_id, scenario, *map(str, counts))
+    console.print(table)
+    differences: list[dict[str, Any]] = []
+    for (camera_id, scenario), (then, now) in sorted(rows.items()):
+        for word, alarms in (("gone", _apart(then, now)), ("new", _apart(now, then))):
+            for subject, since, t in sorted(alarms, key=lambda alarm: alarm[2]):
+                moment = datetime.fromtimestamp(t, zone).strftime("%Y-%m-%d %H:%M:%S")
+                console.print(f"  {word:4}  {moment}  {camera_id}  {scenario}  {subject}")
+                differences.append(
+                    {"what": word, "camera": camera_id, "scenario": scenario}
+                    | {"subject": subject, "since": since, "t": t}
+                )
+    console.print(
+        f"{seconds / 3600:.2f} camera-hours in {wall_s:.2f} s, twice "
+        f"({2 * seconds / wall_s if wall_s > 0 else 0.0:,.0f} × real time)",
+        style="dim",
+    )
+    return {
+        "schema": 1,
+        "settings": {setting.key: setting.text for setting in settings},
+        "camera_hours": seconds / 3600,
+        "alarms": [
+            {"camera": c, "scenario": s, "then": len(then), "now": len(now)}
+            for (c, s), (then, now) in sorted(rows.items())
+        ],
+        "differences": differences,
+    }
+
+
+_Alarm = tuple[str, float, float]  # subject, since, t
+
+
+def _alarm(change: Change) -> _Alarm:
+    return change.key.subject, change.since, change.t
+
+
+def _apart(alarms: set[_Alarm], others: set[_Alarm]) -> list[_Alarm]:
+    """Alarms without one of the same subject and beginning among the others; when it was raised does not matter."""
+    known = {(subject, since) for subject, since, _ in others}
+    return [alarm for alarm in alarms if alarm[:2] not in known]
