@@ -1,4 +1,4 @@
-"""A call: one person is to hear of one thing about one ticket. It is stored with the ticket's version that causes it."""
+"""A call: one person is to hear of one thing about one ticket; stored with the version that causes it."""
 
 from __future__ import annotations
 

@@ -18,6 +18,10 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from alerts.calls import CallReason
+from alerts.dispatch import Dispatch
+from alerts.escalation import Agenda, Facts, Wait, at_once, follow
+from alerts.escalation import step as climbed
 from alerts.photos import checked_photo
 from alerts.rules import (
     SEVERITY_RANK,
@@ -43,7 +47,6 @@ from alerts.tickets import (
     Reply,
     Ticket,
     TicketCondition,
-    TicketState,
     Title,
     Warned,
     apply,
@@ -66,6 +69,15 @@ _STORM_STATE = "storm"
 _PHOTOS_OF_TICKET = 30
 # A trail that strangers can write to must end; what they sent beyond is in the log.
 _REFUSALS_KEPT = 50
+_ESCALATIONS_OF_TICKET = 60  # of the newest; all are in the events
+_CLIMB_AT_ONCE = (
+    50  # tickets called upwards in one transaction; alarms wait no longer than it takes
+)
+_CALLED_AT_ONCE: Mapping[str, CallReason] = {
+    "raised": "raised",
+    Action.REOPEN: "reopened",
+    Action.REASSIGN: "reassigned",
+}
 _CONDITIONS = {
     Condition.HOLDS: TicketCondition.HOLDING,
     Condition.CLEAR: TicketCondition.CLEARED,
@@ -150,8 +162,7 @@ class TicketDesk:
         cameras: By id.
         describe: What a change's ticket says of its scenario.
         storm: Its limits.
-        inboxes: Grids into whose inbox a version of a ticket goes; by default its own and those it was called up to.
-        grid_problem: What is wrong with a grid to which a ticket is to be reassigned, in words; None if nothing is.
+        dispatch: Which inboxes a version goes to, who is called and when; None for its own grid's inbox alone.
         keep_photo: Writes a photo (camera id, time, JPEG) to the disk; None where photos are not taken.
 
     Time is always passed in: `t` is the present in seconds since the epoch, on the timeline of the changes.
@@ -165,9 +176,8 @@ class TicketDesk:
         cameras: Mapping[str, CameraInfo],
         describe: Callable[[Change], Description],
         storm: StormControl,
-        inboxes: Callable[[Ticket], Sequence[str]] | None = None,
+        dispatch: Dispatch | None = None,
         *,
-        grid_problem: Callable[[str], str | None] = lambda _grid: None,
         keep_photo: Callable[[str, float, bytes], Evidence] | None = None,
     ) -> None:
         self._store = store
@@ -176,8 +186,9 @@ class TicketDesk:
         self._cameras = cameras
         self._describe = describe
         self._storm = storm
-        self._inboxes = inboxes or _own_inboxes
-        self._grid_problem = grid_problem
+        self._dispatch = dispatch
+        self._climbs = dispatch is not None and dispatch.settings.escalation.run
+        self._agenda = Agenda()
         self._keep_photo = keep_photo
         self._lock = threading.RLock()
         self._alarms: dict[AlarmKey, str | None] = {}
@@ -362,9 +373,7 @@ class TicketDesk:
                 after = apply(ticket, command, t)
                 if isinstance(photos, CommandError):
                     raise photos
-                problem = command.grid and self._grid_problem(command.grid)
-                if problem:
-                    raise CommandError(f"ticket {ticket.id}: grid: {problem}", code="malformed")
+                self._check_grid(ticket, command.grid)
                 after = self._with_photos(after, command, photos, t)
             except CommandError as error:
                 reply = self._answer(command, ticket, t, error)
@@ -407,20 +416,24 @@ class TicketDesk:
             self._record_refusal(step, ticket, user, command_id, error, t)
             self._commit(step)
 
-    def escalate(self, ticket_id: str, grid: str, t: float) -> Ticket | None:
-        """Call an unacknowledged ticket up to `grid`; None if it is no longer waiting or was called there before."""
+    def climb(self, t: float, limit: int = _CLIMB_AT_ONCE) -> list[Ticket]:
+        """Call upwards what nobody took, or disposed of, in time; call it every second or two.
+
+        Args:
+            t: Now.
+            limit: At most so many tickets, the longest due first; the others at the next time.
+
+        Returns:
+            The new versions of tickets.
+        """
         with self._lock:
-            ticket = self._store.ticket(ticket_id)
-            if ticket is None or ticket.state is not TicketState.WARNED:
-                return None
-            if any(done.grid == grid for done in ticket.warn.escalations):
-                return None
+            due = self._agenda.due(t, limit)
+            if not due:
+                return []
             step = _Step(Batch(t))
-            called = (*ticket.warn.escalations, Escalation(grid=grid, time=instant(t)))
-            ticket = ticket.next(t, warn=ticket.warn.model_copy(update={"escalations": called}))
-            self._put(step, ticket, "escalated", t, {"grid": grid})
-            self._commit(step)
-            return ticket
+            for wait in due:
+                self._climb(step, wait, t)
+            return self._commit(step)
 
     def shelve(self, shelf: Shelf, t: float) -> None:
         """Mute a camera or a scenario until a time; in the past, end that."""
@@ -440,6 +453,65 @@ class TicketDesk:
             return self._storm.shelves(t)
 
     # Inside; under the lock
+
+    def _inboxes(self, ticket: Ticket) -> list[str]:
+        if self._dispatch is None:
+            return [ticket.grid] if ticket.grid else []
+        return self._dispatch.inboxes(ticket)
+
+    def _check_grid(self, ticket: Ticket, grid: str | None) -> None:
+        if grid is None or self._dispatch is None:
+            return
+        problem = self._dispatch.settings.problem(grid)
+        if problem is not None:
+            raise CommandError(f"ticket {ticket.id}: grid: {problem}", code="malformed")
+
+    def _follow(self, step: _Step, ticket: Ticket, kind: str, t: float) -> None:
+        """Keep the ticket's position on its ladder, and call whom the beginning of a wait calls."""
+        dispatch = self._dispatch
+        if dispatch is None or not self._climbs:
+            return
+        waits = step.batch.waits
+        before = waits[ticket.id] if ticket.id in waits else self._agenda.get(ticket.id)
+        ladder = dispatch.ladder(ticket)
+        begins = _CALLED_AT_ONCE.get(kind)
+        after = follow(before, Facts.of(ticket), ladder, t, anew=begins is not None)
+        if after != before:
+            waits[ticket.id] = after
+        if begins is not None:
+            rungs = at_once(ladder, ticket.severity)
+            step.batch.calls += dispatch.calls(ticket, rungs, begins, t)
+        elif kind == Action.DISPATCH and ticket.dispose.dispatched is not None:
+            step.batch.calls += dispatch.calls_to(ticket, ticket.dispose.dispatched.to, t)
+
+    def _climb(self, step: _Step, wait: Wait, t: float) -> None:
+        """Call the next rungs of one ticket."""
+        ticket = self._ticket(step, wait.ticket_id)
+        if ticket is None or self._dispatch is None:
+            step.batch.waits[wait.ticket_id] = None
+            return
+        ladder = self._dispatch.ladder(ticket)
+        done, after = climbed(wait, Facts.of(ticket), ladder, t)
+        step.batch.waits[wait.ticket_id] = after
+        paths = [] if done is None else self._dispatch.targets(ticket, done.rungs)
+        if done is None or not paths:  # a ticket without a grid has nobody above it
+            return
+        after_s = done.rungs[0].after
+        fresh = tuple(
+            Escalation(grid=path, time=instant(t), reason=done.reason, after_s=after_s)
+            for path in paths
+        )
+        escalations = (*ticket.warn.escalations, *fresh)[-_ESCALATIONS_OF_TICKET:]
+        ticket = ticket.next(t, warn=ticket.warn.model_copy(update={"escalations": escalations}))
+        calls = self._dispatch.calls(ticket, done.rungs, done.reason, t)
+        step.batch.calls += calls
+        said: dict[str, Json] = {
+            "reason": done.reason,
+            "after_s": after_s,
+            "grids": list(paths),
+            "calls": [call.person for call in calls],
+        }
+        self._put(step, ticket, "escalated", t, said)
 
     def _with_photos(
         self, ticket: Ticket, command: Command, photos: Sequence[bytes], t: float
@@ -498,7 +570,14 @@ class TicketDesk:
                 change = _change_of(key, row.document)
                 self._held[key] = (change, Verdict("hold", str(row.document["code"]), ""))
         self._storm.restore(json.loads(state) if state is not None else {})
+        waits = {wait.ticket_id: wait for wait in self._store.waits()} if self._climbs else {}
+        self._agenda = Agenda()
         for ticket in self._store.open_tickets():
+            if self._dispatch is not None and self._climbs:
+                # Anew from what is configured now; where nothing was stored, from its last change.
+                known, since_t = waits.get(ticket.id), seconds(ticket.updated)
+                ladder = self._dispatch.ladder(ticket)
+                self._agenda.put(ticket.id, follow(known, Facts.of(ticket), ladder, since_t))
             key = AlarmKey(ticket.camera.id, ticket.scenario, ticket.subject)
             self._storm.raised(key, ticket.id, seconds(ticket.warn.raised))
             others = len(self._members.get(ticket.id, set()) - {key})
@@ -544,7 +623,8 @@ class TicketDesk:
             step.batch.meta[_STORM_STATE] = json.dumps(self._storm.state())
         future = self._store.commit(step.batch)
         # Records of what came to nothing need not stop the analysis for an fsync.
-        if not (step.batch.tickets or step.batch.alarms or step.batch.messages):
+        batch = step.batch
+        if not (batch.tickets or batch.alarms or batch.messages or batch.waits):
             future.add_done_callback(_report)
             return []
         try:
@@ -552,6 +632,8 @@ class TicketDesk:
         except Exception:
             self._load()
             raise
+        for name, wait in step.batch.waits.items():
+            self._agenda.put(name, wait)
         return list(step.tickets.values())
 
     def _ticket(self, step: _Step, ticket_id: str) -> Ticket | None:
@@ -801,6 +883,7 @@ class TicketDesk:
         step.tickets[ticket.id] = ticket
         step.batch.tickets.append(ticket)
         who, source = (self._host, "") if command is None else (command.user, command.source)
+        self._follow(step, ticket, kind, t)
         event = Event(ticket.id, ticket.version, kind, who, t, source, said or {})
         step.batch.events.append(event)
         step.batch.messages += self._messages(ticket, event, also)
@@ -864,11 +947,6 @@ class TicketDesk:
     def _reply_message(self, user: str, reply: Reply) -> Message:
         topic = self._topics.reply(user, reply.command_id)
         return Message(topic, reply.model_dump_json().encode(), ticket_id=reply.ticket_id)
-
-
-def _own_inboxes(ticket: Ticket) -> list[str]:
-    grids = [ticket.grid, *(called.grid for called in ticket.warn.escalations)]
-    return list(dict.fromkeys(grid for grid in grids if grid))
 
 
 def _known_severity(hint: str | None, default: Severity) -> Severity:

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from alerts.calls import Call, CallReason
 from alerts.escalation import DEFAULT_LADDERS, Ladder, Rung, at_once, targets
 from alerts.tickets import Ticket
 from pipeline.units import Duration, Settings, TimeWindow
@@ -343,6 +344,31 @@ class Dispatch:
             if found:
                 return found
         return []
+
+    def calls(
+        self, ticket: Ticket, rungs: Iterable[Rung], reason: CallReason, t: float
+    ) -> list[Call]:
+        """Calls that rungs cause at `t`: one for each person who has a contact."""
+        made: dict[str, Call] = {}
+        for rung in rungs:
+            for inbox in self.targets(ticket, [rung]):
+                for person in self.people(ticket, inbox, rung.roles):
+                    if person.contacts and person.id not in made:
+                        made[person.id] = Call.of(
+                            person.id, inbox, ticket.id, ticket.version, reason, ticket.severity, t
+                        )
+        return list(made.values())
+
+    def calls_to(self, ticket: Ticket, to: str | None, t: float) -> list[Call]:
+        """The call to whom a ticket was dispatched at `t`, if that is the id of a person with a contact."""
+        person = self._by_id.get(to or "")
+        if person is None or not person.contacts:
+            return []
+        return [
+            Call.of(
+                person.id, ticket.grid, ticket.id, ticket.version, "dispatched", ticket.severity, t
+            )
+        ]
 
     def person(self, name: str) -> Person | None:
         """The person of this id."""

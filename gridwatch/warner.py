@@ -95,7 +95,7 @@ class Warner:
         store: The ticket store.
         evidence: Pictures and clips.
         topics: Of the site.
-        dispatch: Which inboxes a ticket goes to.
+        dispatch: Which inboxes a ticket goes to, and who is called.
         engine: Its rules and scenarios are restored from the store, and their state is kept there.
         readers: Their rings give the clips.
         weights: Registry entries of the loaded models.
@@ -148,7 +148,14 @@ class Warner:
         )
         self._infos = {camera.id: _info(camera) for camera in self._cameras.values()}
         self.desk = TicketDesk(
-            store, topics, config.host, self._infos, self._describe, storm, dispatch.inboxes
+            store,
+            topics,
+            config.host,
+            self._infos,
+            self._describe,
+            storm,
+            dispatch,
+            keep_photo=evidence.save_photo,
         )
         self._restore()
         self.raised = 0
@@ -287,6 +294,9 @@ class Warner:
         if now_s >= self._advance_due_s:
             self._advance_due_s = now_s + ADVANCE_S
             self._note(self.desk.advance(self._clock.now()), None)
+            for ticket in self.desk.climb(self._clock.now()):
+                called = ticket.warn.escalations[-1]
+                log.info("ticket called upwards", ticket=ticket.id, reason=called.reason)
         if now_s >= self._trim_due_s:
             self._trim_due_s = now_s + TRIM_S
             self._store.trim(self._clock.now(), decisions_s=self._keep_s, disposed_s=self._keep_s)

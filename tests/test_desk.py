@@ -499,18 +499,6 @@ def test_a_pending_dwell_survives_by_its_checkpoint(store: Store) -> None:
     assert seconds(ticket.analyse.since) == T0
 
 
-def test_an_unacknowledged_ticket_is_called_upwards_once(store: Store) -> None:
-    desk = make_desk(store)
-    ticket = Camera(desk).alarm()
-    called = desk.escalate(ticket.id, "town/12", T0 + 300)
-    assert called is not None
-    assert called.version == 2
-    assert desk.escalate(ticket.id, "town/12", T0 + 301) is None
-    assert len(messages(store, "gridwatch/town/grids/town/12/inbox")) == 1
-    desk.handle(command(ticket, Action.ACKNOWLEDGE), T0 + 310)
-    assert desk.escalate(ticket.id, "town", T0 + 400) is None
-
-
 def test_a_failed_write_leaves_store_and_desk_as_they_were(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ class Host:
             {},
             lambda _change: pytest.fail("no change"),
             storm,
-            dispatch.inboxes,
+            dispatch,
         )
         commands = CommandReceiver(TOPICS, desk.handle, desk.refuse)
         self.publisher = Publisher(broker, self.store, TOPICS, "h", commands=commands)

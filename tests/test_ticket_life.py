@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from PIL import Image
 
 from alerts.desk import TicketDesk
+from alerts.dispatch import Dispatch, DispatchSettings
 from alerts.evidence import EvidenceSettings, EvidenceStore
 from alerts.photos import checked_photo
 from alerts.store import Batch, Store
+from alerts.storm import StormControl, StormSettings
 from alerts.tickets import (
     PHOTO_BYTES,
     TRANSITIONS,
@@ -34,11 +37,15 @@ from alerts.tickets import (
     TicketState,
     instant,
 )
+from alerts.topics import Topics
 from pipeline.exceptions import CommandError, EvidenceError
-from tests.test_desk import T0, Camera, command, make_desk, messages
+from tests.test_desk import CAMERAS, T0, Camera, command, describe, messages
 
 # Where there is one, a disk in memory: what is tested is order, not fsync.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+TREE: dict[str, Any] = {
+    "town": {"grids": {"12": {"grids": {"3": {}, "4": {}}}, "13": {"grids": {"1": {}}}}}
+}
 GRIDS = ("town/12/3", "town/12/4", "town/13/1")
 
 
@@ -67,10 +74,10 @@ Keep = Callable[[str, float, bytes], Evidence]
 
 
 def desk_with(store: Store, keep: Keep | None = None) -> TicketDesk:
-    desk = make_desk(store)
-    desk._keep_photo = keep
-    desk._grid_problem = lambda grid: None if grid in GRIDS else f"found {grid!r}"
-    return desk
+    storm = StormControl(StormSettings(group_window=0), UTC)
+    dispatch = Dispatch(DispatchSettings.model_validate({"grids": TREE, "departments": {}}))
+    topics = Topics("town")
+    return TicketDesk(store, topics, "host1", CAMERAS, describe, storm, dispatch, keep_photo=keep)
 
 
 def act(desk: TicketDesk, ticket: Ticket, action: Action, command_id: str, **more: object) -> Reply:
@@ -159,12 +166,17 @@ class Life(RuleBasedStateMachine):
         if clip.path not in known:
             self.expected.append("evidence")
 
-    @rule()
-    def it_is_called_upwards(self) -> None:
+    @rule(minutes=st.integers(0, 40))
+    def time_passes_and_it_may_be_called_upwards(self, minutes: int) -> None:
         before = self.current()
-        called = self.desk.escalate(self.id, "town", self.now)
-        if called is not None:
-            assert before.state is TicketState.WARNED
+        self.now += minutes * 60
+        called = self.desk.climb(self.now)
+        assert self.desk.climb(self.now) == [], "once"
+        if called:
+            (after,) = called
+            assert before.is_open
+            assert after.version == before.version + 1
+            assert len(after.warn.escalations) > len(before.warn.escalations)
             self.expected.append("escalated")
 
     @rule()
