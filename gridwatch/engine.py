@@ -7,7 +7,7 @@ once, and gets what the rules made of them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -98,6 +98,7 @@ class Engine:
         detectors: By model name; a model that could not be loaded is simply absent.
         cameras: Which cameras to run; all enabled ones by default.
         at_work: Told whose frames are worked on from now on, so that a native crash can be attributed.
+        quarantined: Cameras that are set aside. Their silence is a ticket even where their health is not looked at.
         recorder: Keeps what a replay needs.
         make_analyser: Of a replay; by default pictures are analysed.
     """
@@ -109,6 +110,7 @@ class Engine:
         cameras: Iterable[CameraSettings] | None = None,
         *,
         at_work: Callable[[Sequence[str]], None] = lambda _camera_ids: None,
+        quarantined: Container[str] = (),
         recorder: Recorder | None = None,
         make_analyser: MakeAnalyser | None = None,
     ) -> None:
@@ -118,6 +120,7 @@ class Engine:
         )
         self._detectors = detectors
         self._at_work = at_work
+        self._quarantined = quarantined
         self._lanes: dict[str, _Lane] = {}
         self._timezone = config.timezone
         chosen = [c for c in config.cameras if c.enabled] if cameras is None else list(cameras)
@@ -240,10 +243,13 @@ class Engine:
             for name, parameters in camera.scenarios.items()
         ]
         thresholds = {name: detector.thresholds for name, detector in self._detectors.items()}
+        health = camera.health
+        if health is None and camera.id in self._quarantined:
+            health = HealthParameters()
         return _Lane(
             settings=camera,
             analyser=self._make_analyser(context, scenarios, thresholds),
-            health=CameraHealth(camera.id, camera.health) if camera.health else None,
+            health=CameraHealth(camera.id, health) if health is not None else None,
         )
 
     def _judge(self, frame: Frame, results: Mapping[str, sv.Detections]) -> Outcome:

@@ -151,7 +151,14 @@ class Host:
             config, models_needed(self._cameras)
         )
         detectors: dict[str, DetectorLike] = dict(self._detectors)
-        self.engine = Engine(config, detectors, self._cameras, at_work=notes.analysing)
+        self._quarantined = notes.quarantined()
+        self.engine = Engine(
+            config,
+            detectors,
+            self._cameras,
+            at_work=notes.analysing,
+            quarantined=self._quarantined,
+        )
         self._ready = threading.Event()
         self.readers = {camera.id: self._reader(camera) for camera in self._cameras}
         virtual = all(camera.stream.pace == "virtual" for camera in self._cameras)
@@ -203,7 +210,6 @@ class Host:
         self._rare_keyframes: set[str] = set()
         self._unknown: dict[str, dict[str, tuple[float, Json]]] = {}
         self._status_due_s = 0.0
-        self._quarantined: dict[str, str] = {}
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> bool:
         """Work until `stop` is set (or, with ``once``, until all files have ended), then end cleanly.
@@ -218,7 +224,6 @@ class Host:
         runtime = self.config.runtime
         if runtime.metrics_port is not None:
             self.metrics.serve(runtime.metrics_port, runtime.metrics_address)
-        self._quarantined = self._notes.quarantined()
         if self._evidence_server is not None:
             self._evidence_server.start()
         self.warner.start()
@@ -287,7 +292,7 @@ class Host:
         t = self._clock.now()
         for camera in self._cameras:
             reader = self.readers[camera.id]
-            if camera.stream.live:
+            if camera.stream.live or camera.id in self._quarantined:
                 self._look_for_silence(camera.id, reader, t)
         self.warner.remember(t)
         if self._watch is not None and (candidate := self._watch.take()) is not None:
@@ -469,9 +474,15 @@ class Host:
         add("gauge", "rate_scale", "Below 1 while overload lowers all rates", scale)
         add("gauge", "broker_up", "1 while connected to the broker", float(broker.connected))
         add("gauge", "outbox_rows", "Messages that wait for the broker", self.store.pending_count())
+        add("gauge", "memory_bytes", "Resident memory of the engine", _resident_bytes())
         add("counter", "messages_published", "Confirmed by the broker", broker.published)
         add("counter", "tickets_raised", "Tickets raised since the start", self.warner.raised)
         return readings
+
+
+def _resident_bytes() -> float:
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return float(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
+from alerts.tickets import Ticket
 from gridwatch.config import load_config
 from gridwatch.daemon import CrashNotes
 from gridwatch.host import Host
@@ -53,3 +54,42 @@ def test_rare_key_frames_are_told_once_and_again_after_a_recovery(host: Host) ->
     assert warnings(None, None) == []
     assert warnings(12.0, 13.0, 14.0, 15.0) == [12.0], "measured after the status was told"
     assert warnings(2.0, 20.0, 20.0) == [20.0]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.t = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.t
+
+    def monotonic(self) -> float:
+        return self.t
+
+
+@pytest.mark.parametrize("entry", ["url: film.mp4", 'url: "rtsp://h/1", health: false'])
+def test_a_quarantined_camera_is_a_ticket_whatever_it_is(tmp_path: Path, entry: str) -> None:
+    file = tmp_path / "cameras.yaml"
+    cameras = f"cameras: [{{id: bad, {entry}}}, {{id: good, {entry}}}]\n"
+    file.write_text(f"site: {{id: demo}}\nstorage: {{folder: {tmp_path}}}\n{cameras}")
+    notes = CrashNotes(tmp_path)
+    for at_s in (1.0, 2.0):
+        notes.add_kill("bad", at_s, "was killed by SIGSEGV")
+
+    def run_for(seconds: int) -> list[Ticket]:
+        host = Host(load_config(file, {}), tmp_path, notes, clock=clock)
+        host.warner.start()
+        for _ in range(seconds):
+            clock.t += 1.0
+            host._chores(clock.t)
+        host.warner.close(10.0)
+        tickets = host.store.tickets()
+        host.store.close()
+        return tickets
+
+    clock = Clock()
+    assert run_for(30) == [], "it may be a hiccup"
+    (ticket,) = [t for t in run_for(90) if t.camera.id == "bad"]
+    assert (ticket.scenario, ticket.subject) == ("camera_health", "dead")
+    assert "SIGSEGV" in str(ticket.analyse.detail["reason"])
+    assert [t.id for t in run_for(90) if t.camera.id == "bad"] == [ticket.id], "after a restart"
