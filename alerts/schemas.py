@@ -235,6 +235,26 @@ def _camera_status_schema() -> dict[str, Any]:
             "host": {"type": "string"},
             "t": seconds,
             "last_frame_t": seconds,
+            "decode_level": {
+                "enum": ["keyframes", "reference", "all"],
+                "description": "Which pictures are decoded; more than the key frames costs CPU.",
+            },
+            "keyframe_interval_s": {
+                "type": ["number", "null"],
+                "description": "Longest of the recent measured intervals; null until there is one.",
+            },
+            "rate_wanted_hz": {"type": "number", "minimum": 0},
+            "rate_hz": {
+                "type": "number",
+                "minimum": 0,
+                "description": "Pictures per second that are granted; less than wanted is overload.",
+            },
+            "reconnects": {"type": "integer", "minimum": 0},
+            "faults": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "Scenarios that cannot work, with the reason.",
+            },
             "unknown": {
                 "type": "object",
                 "additionalProperties": {"type": "string"},

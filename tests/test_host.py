@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import jsonschema
 import pytest
 from structlog.testing import capture_logs
 
+from alerts.schemas import asyncapi
 from alerts.tickets import Ticket
 from gridwatch.config import load_config
 from gridwatch.daemon import CrashNotes
 from gridwatch.host import Host
 from pipeline.capture.decoder import DecodeLevel
 from pipeline.capture.reader import CaptureCounters, ReaderState
+from pipeline.observation import Json
 
 CONFIGURATION = """\
 site: {{id: demo}}
@@ -93,3 +96,19 @@ def test_a_quarantined_camera_is_a_ticket_whatever_it_is(tmp_path: Path, entry: 
     assert (ticket.scenario, ticket.subject) == ("camera_health", "dead")
     assert "SIGSEGV" in str(ticket.analyse.detail["reason"])
     assert [t.id for t in run_for(90) if t.camera.id == "bad"] == [ticket.id], "after a restart"
+
+
+def test_the_published_contract_describes_a_cameras_whole_status(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Json]] = []
+
+    def publish(camera_id: str, status: Mapping[str, Json]) -> None:
+        told.append({"camera": camera_id, **status})
+
+    monkeypatch.setattr(host.publisher, "publish_status", publish)
+    host._tell_status("gate", 1000.0, repeat=True)
+    (status,) = told
+    schema = asyncapi()["components"]["schemas"]["cameraStatus"]
+    jsonschema.validate(status, {**schema, "additionalProperties": False})
+    assert set(schema["properties"]) == set(status)
