@@ -374,6 +374,28 @@ def benchmark(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Analyse every clip again, whatever is kept.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write index.html (one offline page with pictures of every error), results.json, "
+            "alarms.csv, clips.csv and junit.xml.",
+        ),
+    ] = None,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write alarms and misses as a table."),
+    ] = None,
+    junit_file: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML for CI.")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="Compare with an earlier run's results.json."),
+    ] = None,
+    lang: Annotated[
+        Language, typer.Option("--lang", "-l", help="Language of the report.")
+    ] = Language.EN,
 ) -> None:
     """What share of our alarms is true, and how sure are we? Labelled clips through the daemon's engine.
 
@@ -394,8 +416,55 @@ def benchmark(
             gate=gate.value if gate else None,
             work=work or default_folder(),
             fresh=fresh,
+            report=report,
+            csv_file=csv_file,
+            junit_file=junit_file,
+            baseline=baseline,
+            language=lang.value,
         )
     )
+
+
+@benchmark_app.command("label")
+def benchmark_label(
+    clips: Annotated[
+        list[Path], typer.Argument(help="Video files, and folders of them.", show_default=False)
+    ],
+) -> None:
+    """A label file to fill in and a contact sheet to look at, beside every clip that has no label."""
+    from benchmarks.skeleton import make_skeletons
+
+    for made in make_skeletons(clips):
+        if made.label is not None:
+            typer.echo(f"{made.label}  {made.sheet}")
+        else:
+            typer.echo(f"{made.clip}: {made.problem or 'is labelled already'}")
+
+
+@benchmark_app.command("import")
+def benchmark_import(
+    file: Annotated[
+        Path, typer.Argument(help="The export of the labelling tool.", show_default=False)
+    ],
+    clips: Annotated[
+        Path, typer.Option(help="Folder of the clips; gets labels.csv.", file_okay=False)
+    ] = Path(),
+    words: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="LABEL=OURS", help="flame=fire, cat=ignore, ..."),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frame rate of all clips; by default each clip's time stamps.", min=0.1),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace labels.csv.")] = False,
+) -> None:
+    """Labels from CVAT (for video 1.1), i-LIDS-like XML or Label Studio's video JSON into labels.csv."""
+    from benchmarks.importers import import_labels, write_csv
+
+    pairs = (word.partition("=") for word in words or ())
+    events = import_labels(file, clips, {theirs: ours for theirs, _, ours in pairs}, fps=fps)
+    typer.echo(write_csv(events, clips, replace_file=replace))
 
 
 @benchmark_app.command("replay")
