@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import Scope
 
-from console import auth, feed, monitoring, tickets
+from console import auth, cockpit, feed, monitoring, tickets, wall, zones
 from console.auth import LoginNeeded, SecureHeaders, check_csrf, current_user
 from console.context import Console, NavEntry, page
 from console.database import Database
@@ -31,7 +31,15 @@ from pipeline.exceptions import GridwatchError
 
 __all__ = ["create_app"]
 
-ROUTERS = (auth.router, feed.router, tickets.router, monitoring.router)
+ROUTERS = (
+    auth.router,
+    feed.router,
+    cockpit.router,
+    wall.router,
+    zones.router,
+    tickets.router,
+    monitoring.router,
+)
 NAVIGATION = (
     NavEntry("/", "nav.feed"),
     NavEntry("/cockpit", "nav.cockpit"),
