@@ -767,8 +767,8 @@ class Store:
 
     def next_call_t(self) -> float | None:
         """When the next call is to be tried; None if none waits."""
-        query = sa.select(sa.func.min(_calls.c.due_t).label("t")).where(_calls.c.done_t.is_(None))
-        found = self._read(query)[0].t
+        query = sa.select(sa.func.min(_calls.c.due_t).label("due_t")).where(_calls.c.done_t.is_(None))
+        found = self._read(query)[0].due_t
         return None if found is None else float(found)
 
     def calls(self, ticket_id: str) -> list[Call]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alerts.connection import BrokerSettings, Connection
+from alerts.notify import contact_problems
 from alerts.privacy import Privacy
 from gridwatch.config import CameraSettings, Config
 from gridwatch.host import KEYFRAME_WARNING_S, load_detectors, models_needed
@@ -117,6 +118,10 @@ def check_site(config: Config, out: Path, seconds: float) -> bool:
                 markup=False,
             )
     del detectors
+    for path, problem in contact_problems(config.dispatch):
+        well = False
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+        console.print(f"✗ dispatch{place}: {problem}", markup=False, soft_wrap=True)
     try:
         protocol = try_connect(config.broker)
     except BrokerError as error:

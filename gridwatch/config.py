@@ -27,6 +27,7 @@ from alerts.dispatch import DispatchSettings
 from alerts.evidence import EvidenceSettings
 from alerts.privacy import PrivacySettings
 from alerts.storm import HEALTH, StormSettings
+from gridwatch.actuators import ActuatorSettings
 from gridwatch.located_yaml import LocatedYaml, YamlPath, load_located
 from pipeline.analyse.scenario import ScenarioParameters, load_scenario, scenario_names
 from pipeline.capture.health import HealthParameters
@@ -45,8 +46,9 @@ __all__ = [
 
 # Paths that are meant relative to cameras.yaml, as a camera's file is.
 FOLDERS = (("evidence", "folder"), ("runtime", "registry"), ("storage", "folder"))
+GRIDS_KEYS = ["grids", "people", "departments", "offices", "ladders"]  # of dispatch.grids_file
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_SECRET = re.compile(r"password|signing_key|token", re.IGNORECASE)
+_SECRET = re.compile(r"password|signing_key|token|contacts", re.IGNORECASE)
 
 
 def _check_identifier(value: str) -> str:
@@ -133,6 +135,7 @@ class CameraSettings(Settings):
         scenarios: Parameters by scenario.
         health: Rules for dead, frozen, covered and turned cameras; false switches them off.
         privacy: What must never leave memory.
+        actuators: By scenario, what moves when its alarm is raised.
         simulated: Its tickets say that the pictures are simulated.
         enabled: A disabled camera is checked but not run.
     """
@@ -145,6 +148,7 @@ class CameraSettings(Settings):
     scenarios: Mapping[str, ScenarioParameters] = Field(default_factory=dict)
     health: HealthParameters | None = HealthParameters()
     privacy: PrivacySettings = PrivacySettings()
+    actuators: Mapping[str, tuple[ActuatorSettings, ...]] = Field(default={})
     simulated: bool = False
     enabled: bool = True
 
@@ -204,10 +208,14 @@ def load_config(
     Raises:
         ConfigError: with one line per problem: file, line, path, what was found, what was expected.
     """
-    return parse_config(load_located(file, environ), overrides)
+    return parse_config(load_located(file, environ), overrides, environ)
 
 
-def parse_config(document: LocatedYaml, overrides: Sequence[str] = ()) -> Config:
+def parse_config(
+    document: LocatedYaml,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
     """Check a document that was read already; for the rest see `load_config`."""
     file = document.file
     problems: list[str] = []
@@ -227,12 +235,13 @@ def parse_config(document: LocatedYaml, overrides: Sequence[str] = ()) -> Config
             for index, camera in enumerate(cameras)
         ]
     problems.extend(_unknown_defaults(document, defaults))
+    data, grids = _with_grids_file(document, data, environ)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         problems.extend(_explain(document, error, Config, (), origins))
         raise ConfigError(*_unique(problems)) from None
-    problems.extend(_cross_checks(document, config))
+    problems.extend(_cross_checks(document, config, grids))
     if problems:
         raise ConfigError(*_unique(problems))
     return config
@@ -372,7 +381,68 @@ def _unknown_defaults(document: LocatedYaml, defaults: object) -> Iterator[str]:
             )
 
 
-def _cross_checks(document: LocatedYaml, config: Config) -> Iterator[str]:
+def _with_grids_file(
+    document: LocatedYaml, data: dict[str, Any], environ: Mapping[str, str] | None
+) -> tuple[dict[str, Any], LocatedYaml | None]:
+    """The document with the content of `dispatch.grids_file` in `dispatch`, and that file.
+
+    Raises:
+        ConfigError: with the places of all that is wrong in that file.
+    """
+    inline = data.get("dispatch")
+    name = inline.get("grids_file") if isinstance(inline, dict) else None
+    if not isinstance(inline, dict) or not isinstance(name, str) or not name:
+        return data, None
+    grids = load_located(document.file.parent / Path(name).expanduser(), environ)
+    problems = [
+        f"{grids.place((key,))}: unknown key{_suggest(key, GRIDS_KEYS) or _one_of(GRIDS_KEYS)}"
+        for key in grids.data
+        if key not in GRIDS_KEYS
+    ]
+    problems += [
+        f"{document.place(('dispatch', key))}: stands in {grids.file} too, expected it in one place"
+        for key in grids.data
+        if key in inline
+    ]
+    if not problems:
+        try:
+            DispatchSettings.model_validate(grids.data)
+        except ValidationError as error:
+            problems += _explain(grids, error, DispatchSettings, (), {})
+    if problems:
+        raise ConfigError(*_unique(problems))
+    return {**data, "dispatch": {**inline, **grids.data}}, grids
+
+
+def _dispatch_checks(
+    document: LocatedYaml, config: Config, grids: LocatedYaml | None
+) -> Iterator[str]:
+    def place(path: YamlPath) -> str:
+        if grids is not None and path[0] in grids.data:
+            return grids.place(path)
+        return document.place(("dispatch", *path))
+
+    settings = config.dispatch
+    for path, problem in settings.problems():
+        yield f"{place(path)}: {problem}"
+    known = [*scenario_names(), HEALTH]
+    for key, names in (("ladders", [*known, "default"]), ("departments", known)):
+        for name in getattr(settings, key):
+            if name not in names:
+                hint = _suggest(name, names) or _one_of(names)
+                yield f"{place((key, name))}: there is no scenario {name!r}{hint}"
+    for index, camera in enumerate(config.cameras):
+        for name in camera.actuators:
+            if name not in camera.scenarios:
+                at = document.place(("cameras", index, "actuators", name))
+                names = list(camera.scenarios)
+                yield f"{at}: the camera has no scenario {name!r}{_suggest(name, names) or _one_of(names)}"
+
+
+def _cross_checks(
+    document: LocatedYaml, config: Config, grids: LocatedYaml | None
+) -> Iterator[str]:
+    yield from _dispatch_checks(document, config, grids)
     seen: dict[str, int] = {}
     for index, camera in enumerate(config.cameras):
         if camera.id in seen:

@@ -20,8 +20,10 @@ from alerts.dispatch import Dispatch
 from alerts.evidence import EvidenceStore, load_key
 from alerts.evidence_server import EvidenceServer
 from alerts.mqtt import CommandReceiver, ConfigStatus, Publisher
+from alerts.notify import Notifier, is_installed
 from alerts.store import Store
 from alerts.topics import Topics
+from gridwatch.actuators import Actuators
 from gridwatch.config import CameraSettings, Config
 from gridwatch.daemon import RELOAD, RETREAT, START_ANEW, STARTING, CrashNotes, EngineLock
 from gridwatch.engine import DetectorLike, Engine, Outcome
@@ -182,12 +184,13 @@ class Host:
             self._evidence_server = EvidenceServer(
                 evidence.folder, config.evidence.listen, key, self._clock.now
             )
+        dispatch = Dispatch(config.dispatch)
         self.warner = Warner(
             config,
             self.store,
             evidence,
             topics,
-            Dispatch(config.dispatch),
+            dispatch,
             self.engine,
             self.readers,
             self._weights,
@@ -195,6 +198,7 @@ class Host:
             metrics=self.metrics,
             clock=self._clock,
             at_work=self._this_thread_runs,
+            on_raised=lambda ticket: self._actuators.raised(ticket, self._clock.now()),
         )
         self.publisher = Publisher(
             config.broker,
@@ -204,6 +208,12 @@ class Host:
             commands=CommandReceiver(topics, self.warner.desk.handle, self.warner.desk.refuse),
             clock=self._clock.now,
         )
+        self._actuators = Actuators(
+            {camera.id: camera.actuators for camera in self._cameras},
+            {camera.id for camera in self._cameras if camera.stream.live},
+            self.publisher.actuate,
+        )
+        self._notifier = self._calls_people(dispatch)
         self._started_t = self._clock.now()
         self._silent: set[str] = set()
         self._told: dict[str, tuple[object, ...]] = {}
@@ -230,6 +240,8 @@ class Host:
         if self._status is not None:
             self.publisher.publish_config(self._status)
         self.publisher.start()
+        if self._notifier is not None:
+            self._notifier.start()
         self.scheduler.start(self._clock.now())
         for camera in self._cameras:
             reader = self.readers[camera.id]
@@ -424,6 +436,8 @@ class Host:
         for reader in self.readers.values():
             threading.Thread(target=reader.stop, daemon=True).start()
         self.warner.close(left_s(0.6), finish_clips=patient)
+        if self._notifier is not None:
+            self._notifier.close(left_s(0.3))
         self.publisher.flush(left_s(0.5))
         self.publisher.close(left_s(0.5))
         if self._evidence_server is not None:
@@ -431,6 +445,16 @@ class Host:
         self.store.close()
         self.metrics.close()
         log.info("ended")
+
+    def _calls_people(self, dispatch: Dispatch) -> Notifier | None:
+        settings = dispatch.settings
+        if not settings.escalation.run or not any(one.contacts for one in settings.people):
+            return None
+        if not is_installed():
+            log.error("nobody is called, the extra notify is missing", people=len(settings.people))
+            return None
+        zone = self.config.timezone
+        return Notifier(self.store, dispatch, self.config.host, zone, clock=self._clock.now)
 
     def _reader(self, camera: CameraSettings) -> CameraReader:
         evidence = self.config.evidence

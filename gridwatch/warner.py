@@ -104,6 +104,7 @@ class Warner:
         clock: The host's time.
         at_work: Told by the thread that cuts clips for which camera it does from now on, or for none, so that a native
             crash can be attributed.
+        on_raised: Told each ticket that was raised on a picture just now, once it is stored.
 
     Attributes:
         raised: Tickets raised since the start.
@@ -125,7 +126,9 @@ class Warner:
         metrics: Metrics,
         clock: Clock,
         at_work: Callable[[str | None], None] = lambda _camera_id: None,
+        on_raised: Callable[[Ticket], object] = lambda _ticket: None,
     ) -> None:
+        self._on_raised = on_raised
         self._cameras: dict[str, CameraSettings] = {
             camera.id: camera for camera in config.cameras if camera.enabled
         }
@@ -323,6 +326,7 @@ class Warner:
                 continue
             self.raised += 1
             if frame is not None:
+                self._on_raised(ticket)
                 self._metrics.frame_to_ticket.observe(self._clock.monotonic() - frame.arrived_s)
             log.info(
                 "ticket raised",
