@@ -185,7 +185,15 @@ def _facts(
     )
     with database.read() as connection:
         return [
-            Fact(*row[:11], outcome=Outcome(row[11]) if row[11] else None, simulated=bool(row[12]))
+            Fact(
+                *(row.id, row.site, row.host, row.scenario, row.camera, row.grid, row.severity),
+                raised_t=row.raised_t,
+                acknowledged_t=row.acknowledged_t,
+                dispatched_t=row.dispatched_t,
+                disposed_t=row.disposed_t,
+                outcome=Outcome(row.outcome) if row.outcome else None,
+                simulated=bool(row.simulated),
+            )
             for row in connection.execute(statement)
         ]
 
