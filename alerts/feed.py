@@ -6,13 +6,14 @@ host is away the request is pending.
 
 from __future__ import annotations
 
+import base64
 import json
 import queue
 import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -153,16 +154,29 @@ class Feed:
 
     def command(
         self,
-        ticket: Ticket,
+        ticket: Ticket | str,
         action: Action,
         *,
         outcome: Outcome | None = None,
         note: str = "",
         to: str | None = None,
+        grid: str | None = None,
+        photos: Sequence[bytes] = (),
         source: str = "cli",
         timeout_s: float = 5.0,
     ) -> Reply | None:
         """Ask the ticket's host to do something.
+
+        Args:
+            ticket: As it was when the person decided; its id alone decides on whatever version there is.
+            action: What to do; its own fields follow.
+            outcome: For dispose.
+            note: For the next one.
+            to: For dispatch.
+            grid: For reassign.
+            photos: JPEGs, for dispose and note.
+            source: From where.
+            timeout_s: How long to wait for the answer.
 
         Returns:
             Its answer; None if none came within `timeout_s` seconds. The command expires then, so that a host that
@@ -177,17 +191,22 @@ class Feed:
         document: dict[str, Any] = {
             "command_id": command_id,
             "action": action.value,
-            "expected_version": ticket.version,
             "expires": instant(self._clock() + timeout_s).isoformat(),
             "note": note,
             "from": source,
         }
+        if isinstance(ticket, Ticket):
+            document["expected_version"] = ticket.version
+        if grid is not None:
+            document["grid"] = grid
+        if photos:
+            document["photos"] = [base64.b64encode(photo).decode() for photo in photos]
         if outcome is not None:
             document["outcome"] = outcome.value
         if to is not None:
             document["to"] = to
         token = self._connection.publish(
-            self._topics.command(self._user, ticket.id),
+            self._topics.command(self._user, ticket.id if isinstance(ticket, Ticket) else ticket),
             json.dumps(document, ensure_ascii=False).encode(),
             qos=1,
             retain=False,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from gridwatch.cli_tickets import PhotoOption, add_commands
 from gridwatch.logs import configure_logging
 from pipeline.exceptions import GridwatchError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 tickets_app = typer.Typer(no_args_is_help=True)
 app.add_typer(tickets_app, name="tickets")
+add_commands(tickets_app)
 models_app = typer.Typer(help="The registered weights.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
@@ -239,6 +241,7 @@ def tickets_dispose(
     ticket: Annotated[str, typer.Argument(help="The ticket's id or its unambiguous end.")],
     outcome: Annotated[OutcomeChoice, typer.Option(help="What it turned out to be.")],
     note: Annotated[str, typer.Option(help="What was found and done.")] = "",
+    photo: PhotoOption = None,
     config: ConfigOption = None,
     broker: BrokerOption = None,
     site: SiteOption = None,
@@ -253,6 +256,7 @@ def tickets_dispose(
         "dispose",
         outcome=outcome.value,
         note=note,
+        photos=photo or (),
     )
 
 

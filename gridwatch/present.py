@@ -17,6 +17,23 @@ __all__ = ["Language", "camera_line", "plain", "say", "ticket_line", "ticket_pan
 Language = Literal["zh", "en"]
 
 _WORDS: dict[str, tuple[str, str]] = {
+    "acknowledge": ("确认", "acknowledge"),
+    "dispatch": ("派单", "dispatch"),
+    "escalated": ("上报", "called upwards"),
+    "from": ("来源", "from"),
+    "note": ("备注", "note"),
+    "photo": ("照片", "photo"),
+    "reassign": ("转派", "reassign"),
+    "reassigned": ("已转派", "reassigned"),
+    "refused": ("拒绝的操作", "refused"),
+    "reopen": ("重新打开", "reopen"),
+    "reopened": ("已重新打开", "reopened"),
+    "uncalled": ("通知未送达", "could not be called"),
+    "unpublished": ("未能发布", "not published"),
+    "updated": ("更新", "updated"),
+    "version": ("版本", "version"),
+    "what": ("操作", "what"),
+    "who": ("人员", "who"),
     "acknowledged": ("已确认", "acknowledged"),
     "age": ("画面到发布", "picture to message"),
     "analyse": ("分析", "Analyse"),
@@ -238,6 +255,9 @@ def _acts(ticket: Ticket, language: Language, zone: tzinfo) -> list[tuple[str, s
         ("acknowledged", disposal.acknowledged),
         ("dispatched", disposal.dispatched),
         ("disposed", disposal.disposed),
+        ("reopened", disposal.reopened),
+        ("reassigned", disposal.reassigned),
+        *(("note", note) for note in disposal.notes),
     ]
     rows = []
     for word, act in acts:

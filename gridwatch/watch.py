@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
@@ -17,9 +18,10 @@ from rich.text import Text
 
 from alerts.connection import BrokerSettings
 from alerts.feed import Feed, News
-from alerts.tickets import Action, Outcome, Ticket
+from alerts.tickets import PHOTO_BYTES, Action, Outcome, Ticket
 from alerts.topics import Topics
 from gridwatch.config import load_config
+from gridwatch.history import stored_ticket
 from gridwatch.present import Language, camera_line, say, ticket_line, ticket_panel, ticket_table
 from pipeline.exceptions import CommandError, ConfigError
 
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 SYNC_S = 10.0
+ID_CHARACTERS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,26 +159,81 @@ def show_ticket(settings: FeedSettings, text: str, language: str | None, *, as_j
 
 
 def command_ticket(
-    settings: FeedSettings, text: str, action: str, *, outcome: str | None = None, note: str = ""
+    settings: FeedSettings,
+    text: str,
+    action: str,
+    *,
+    outcome: str | None = None,
+    note: str = "",
+    to: str | None = None,
+    grid: str | None = None,
+    photos: Sequence[Path] = (),
+    config: Path | None = None,
 ) -> None:
     """Send a command and print the answer.
 
+    Args:
+        settings: The feed.
+        text: The ticket's id or its end.
+        action: One of `Action`.
+        outcome: For dispose.
+        note: For the next one.
+        to: For dispatch.
+        grid: For reassign.
+        photos: Files, for dispose and note.
+        config: Where the end of a disposed ticket's id is looked up; the feed has open ones alone.
+
     Raises:
-        CommandError: if the host refused it, or did not answer.
+        CommandError: if the host refused it, or did not answer, or a photo cannot be read.
     """
+    pictures = [_photo(file) for file in photos]
     with _synced(settings) as feed:
-        ticket = feed.find(text)
+        ticket: Ticket | str = _closed(text, config) if action == "reopen" else feed.find(text)
         reply = feed.command(
-            ticket, Action(action), outcome=Outcome(outcome) if outcome else None, note=note
+            ticket,
+            Action(action),
+            outcome=Outcome(outcome) if outcome else None,
+            note=note,
+            to=to,
+            grid=grid,
+            photos=pictures,
         )
     if reply is None:
-        raise CommandError(
-            f"ticket {ticket.id}: host {ticket.host} did not answer; nothing has changed",
-            code="no_answer",
-        )
+        who = f"host {ticket.host}" if isinstance(ticket, Ticket) else "no host"
+        told = "did not answer" if isinstance(ticket, Ticket) else "answered"
+        name = ticket.id if isinstance(ticket, Ticket) else ticket
+        raise CommandError(f"ticket {name}: {who} {told}; nothing has changed", code="no_answer")
     if not reply.ok:
         raise CommandError(f"{reply.message} ({reply.code})", code=reply.code)
     Console(highlight=False).print(Text.assemble(("✓ ", "green"), reply.message))
+
+
+def _closed(text: str, config: Path | None) -> Ticket | str:
+    """A ticket that may be closed: by its whole id, or by its end in the store of this host."""
+    if len(text) == ID_CHARACTERS:
+        return text.upper()
+    found = stored_ticket(load_config(config), text) if config is not None else None
+    if found is None:
+        raise CommandError(
+            f"ticket {text!r}: is no whole id and is not in a store here; "
+            f"expected its {ID_CHARACTERS} characters",
+            code="unknown_ticket",
+        )
+    return found
+
+
+def _photo(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CommandError(
+            f"photo {file}: cannot be read: {error.strerror}", code="malformed"
+        ) from error
+    if len(data) > PHOTO_BYTES:
+        raise CommandError(
+            f"photo {file}: has {len(data)} bytes, expected at most {PHOTO_BYTES}", code="malformed"
+        )
+    return data
 
 
 def _console() -> Console:
