@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.training.assemble import add_pseudo, assemble, read_items, without_leaks
-from models.training.compose import Composer, cut_out, warp
-from models.training.evaluate import Picture, average_precision, image_level, iou_matrix
+from models.training.compose import Composer, CutOut, cut_out, foreground, warp
+from models.training.evaluate import (
+    Picture,
+    average_precision,
+    bootstrap,
+    exact_interval,
+    image_level,
+    iou_matrix,
+)
 from models.training.items import Box, Item
 from models.training.manifest import ManifestError, load_manifest
+from models.training.masks import polygons
 
 cv2 = pytest.importorskip("cv2")
 
@@ -56,7 +65,7 @@ def row(**changes: str) -> dict[str, str]:
     return {"source": "web", "group": "g0", "split": "train", **changes}
 
 
-@pytest.mark.parametrize("name", ["fire", "vehicles"])
+@pytest.mark.parametrize("name", ["fire", "vehicles", "water"])
 def test_shipped_manifests_are_well_formed(name: str) -> None:
     manifest = load_manifest(TRAINING / f"{name}.yaml")
     assert manifest.name == name
@@ -234,7 +243,9 @@ def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
     pictures = sorted((tmp_path / "cabin" / "images").iterdir())
     box = Box(2, 0.5, 0.5, 0.45, 0.75)
     item = Item(pictures[0], "web", "g", "train", (box,), frozenset())
-    composer = Composer(pictures, cut_out(item, (2,)))
+    (cut,) = cut_out(item, (2,))
+    harmless = replace(cut, class_id=1)
+    composer = Composer(cut.image, {2: [cut], 1: [harmless]})
     outs = [tmp_path / f"{k}.jpg" for k in range(3)]
     labels = [
         composer(pictures[0], [box], seed, out) for seed, out in zip((5, 5, 6), outs, strict=True)
@@ -242,6 +253,80 @@ def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
     assert labels[0] == labels[1]
     assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
     assert all(b.cx - b.width / 2 + 1e-9 >= 0 and b.cx + b.width / 2 <= 1 + 1e-9 for b in labels[0])
+
+
+def test_a_composer_needs_ebikes_and_harmless_things() -> None:
+    thing = CutOut(np.zeros((80, 80, 3), np.uint8), np.ones((80, 80), np.float32), 2)
+    with pytest.raises(ValueError, match="found 1 e-bikes, 0 other kinds"):
+        Composer(thing.image, {2: [thing]})
+
+
+def test_foreground_is_what_differs_from_the_empty_scene() -> None:
+    empty = np.full((100, 100, 3), 90, np.uint8)
+    scene = empty.copy()
+    scene[30:70, 40:80] = 200
+    alpha = foreground(scene, empty)
+    assert alpha[40:60, 50:70].min() > 0.99
+    assert alpha[:20].max() < 0.01
+
+
+def test_a_hole_in_a_surface_stays_empty() -> None:
+    mask = np.zeros((120, 160), np.bool_)
+    mask[20:100, 20:140] = True
+    mask[45:75, 60:100] = False
+    (outline,) = polygons(mask, 0)
+    points = np.array([[round(x * 160), round(y * 120)] for x, y in outline.points], np.int32)
+    filled = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(filled, [points], 1)
+    both, either = (filled.astype(bool) & mask).sum(), (filled.astype(bool) | mask).sum()
+    assert both / either > 0.97
+    assert not filled[50:70, 65:95].any()
+
+
+def test_pieces_of_a_surface_come_largest_first_without_specks() -> None:
+    mask = np.zeros((100, 100), np.bool_)
+    mask[5:15, 5:15] = True
+    mask[40:90, 10:90] = True
+    mask[97:99, 97:99] = True
+    pieces = polygons(mask, 0)
+    assert [min(y for _, y in piece.points) >= 0.4 for piece in pieces] == [True, False]
+
+
+def test_every_thins_training_but_not_validation(tmp_path: Path) -> None:
+    rows = [(row(group=f"t{k}"), "") for k in range(6)]
+    rows += [(row(group=f"v{k}", split="val"), "") for k in range(3)]
+    write_set(tmp_path / "data" / "pets", rows)
+    sets = [{"path": "pets", "every": 3}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    splits = [item.split for item in read_items(manifest, tmp_path / "data")]
+    assert splits.count("train") == 2
+    assert splits.count("val") == 3
+
+
+def test_boxes_added_by_hand_join_the_labels(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "pets", [(row(), "4 0.5 0.5 0.2 0.2\n")])
+    (tmp_path / "extra.csv").write_text(
+        "file,class,x1,y1,x2,y2\nimages/p0.png,cat,0.1,0.2,0.3,0.6\n"
+    )
+    sets = [{"path": "pets", "class_map": {4: "dog"}, "extra": "extra.csv"}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    (item,) = read_items(manifest, tmp_path / "data")
+    dog, cat = item.boxes
+    assert dog.class_id == 1
+    assert cat.class_id == 0
+    assert cat.cx == pytest.approx(0.2)
+    assert cat.height == pytest.approx(0.4)
+
+
+def test_exact_interval_of_a_share() -> None:
+    low, high = exact_interval(27, 31)
+    assert (round(low, 2), round(high, 2)) == (0.70, 0.96)
+    assert exact_interval(0, 0) == (0.0, 1.0)
+
+
+def test_bootstrap_over_one_group_knows_nothing_and_over_equal_ones_is_sure() -> None:
+    assert np.isnan(bootstrap(["a"] * 4, lambda _: 1.0, 10)).all()
+    assert bootstrap(["a", "b", "c"], lambda _: 0.5, 10) == (0.5, 0.5)
 
 
 def picture(found: list[list[float]], truth: list[list[float]], complete: set[int]) -> Picture:

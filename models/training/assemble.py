@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from models.training.items import Box, Item
+from models.training.items import Box, Item, Polygon
 from models.training.manifest import Manifest, ManifestError, SourceSet, load_manifest
+from models.training.masks import polygons, read_mask
 
 __all__ = ["Box", "Item", "add_pseudo", "assemble", "read_boxes", "read_items", "without_leaks"]
 
@@ -63,24 +64,43 @@ def read_items(manifest: Manifest, data: Path, renders: Path | None = None) -> l
 def _set_items(manifest: Manifest, source_set: SourceSet, folder: Path) -> Iterator[Item]:
     ids = {name: number for number, name in enumerate(manifest.classes)}
     class_map = {old: ids[new] for old, new in source_set.class_map.items()}
+    extra = _extra_boxes(manifest.folder / source_set.extra, ids) if source_set.extra else {}
     rows = _bare_rows(folder) if source_set.bare else _listed_rows(folder)
-    kept = [row for row in rows if _selected(row, source_set)][:: source_set.every]
-    for row in kept:
+    for row in _thinned([row for row in rows if _selected(row, source_set)], source_set.every):
         picture = folder / row["file"]
         label = folder / "labels" / f"{picture.stem}.txt"
         complete = _complete(row, source_set, manifest.classes)
         train = row["split"] == "train"
+        mask = folder / row["mask"] if source_set.masks else None
+        boxes = () if source_set.boxless else read_boxes(label, class_map)
         yield Item(
             picture=picture,
             source=row["source"],
-            group=f"{source_set.path}/{row['group']}",
+            group=f"{source_set.path}/{row[source_set.group_column]}",
             split=row["split"],
-            boxes=() if source_set.boxless else read_boxes(label, class_map),
+            boxes=boxes + tuple(extra.get(row["file"], ())),
             complete=frozenset(ids[name] for name in complete),
             repeat=source_set.repeat if train else 1,
             compose=source_set.compose if train else 0,
             pseudo=frozenset(ids[name] for name in source_set.pseudo),
+            polygons=() if mask is None else polygons(read_mask(mask), class_map[255]),
+            mask=mask,
+            backdrop=bool(source_set.backdrops) and picture.match(source_set.backdrops),
         )
+
+
+def _extra_boxes(path: Path, ids: dict[str, int]) -> dict[str, list[Box]]:
+    boxes: dict[str, list[Box]] = {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        for number, row in enumerate(csv.DictReader(stream), 2):
+            if row["class"] not in ids:
+                raise ManifestError(
+                    f"{path}:{number}: found class {row['class']}, expected {list(ids)}"
+                )
+            x1, y1, x2, y2 = (float(row[key]) for key in ("x1", "y1", "x2", "y2"))
+            box = Box(ids[row["class"]], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+            boxes.setdefault(row["file"], []).append(box)
+    return boxes
 
 
 def _listed_rows(folder: Path) -> list[dict[str, str]]:
@@ -105,6 +125,12 @@ def _selected(row: dict[str, str], source_set: SourceSet) -> bool:
     flags = set(row.get("flags", "").split(";"))
     wanted = not source_set.only_sources or row["source"] in source_set.only_sources
     return wanted and not flags & set(source_set.skip_flags)
+
+
+def _thinned(rows: Sequence[dict[str, str]], every: int) -> list[dict[str, str]]:
+    """Each n-th training picture and all of validation: what is measured does not depend on thinning."""
+    train = [row for row in rows if row["split"] == "train"]
+    return train[::every] + [row for row in rows if row["split"] != "train"]
 
 
 def _complete(row: dict[str, str], source_set: SourceSet, classes: tuple[str, ...]) -> set[str]:
@@ -183,10 +209,16 @@ def assemble(
     for number, item in enumerate(items):
         train = item.split == "train"
         ignored = () if not train else tuple(sorted(set(range(count)) - item.complete))
+        if ignored and manifest.task == "segment":
+            raise ManifestError(
+                f"{item.picture}: found incomplete classes, a surface must be complete"
+            )
         link = out / "images" / item.split / f"{number:05d}_{item.picture.name}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(item.picture.resolve())
-        _write_labels(out, item.split, link.stem, item.boxes, ignored, count)
+        _link(link, item.picture)
+        labels = item.polygons if manifest.task == "segment" else item.boxes
+        _write_labels(out, item.split, link.stem, labels, ignored, count)
+        if item.mask is not None:
+            _link(out / "masks" / item.split / f"{link.stem}.png", item.mask)
         lists[item.split] += [str(link.absolute())] * item.repeat
         for copy in range(item.compose):
             if make is None:
@@ -199,10 +231,21 @@ def assemble(
     return items
 
 
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
 def _write_labels(
-    out: Path, split: str, stem: str, boxes: Sequence[Box], ignored: Sequence[int], count: int
+    out: Path,
+    split: str,
+    stem: str,
+    shapes: Sequence[Box | Polygon],
+    ignored: Sequence[int],
+    count: int,
 ) -> None:
-    lines = [box.line() for box in boxes]
+    lines = [shape.line() for shape in shapes]
     lines += [Box(count + class_id, 0.5, 0.5, 1.0, 1.0).line() for class_id in ignored]
     text = "".join(f"{line}\n" for line in lines)
     (out / "labels" / split / f"{stem}.txt").write_text(text, encoding="utf-8")
@@ -213,7 +256,9 @@ def _write_lists(
 ) -> None:
     for split, files in lists.items():
         (out / f"{split}.txt").write_text("".join(f"{f}\n" for f in files), encoding="utf-8")
-    names = [*manifest.classes, *(f"ignore {name}" for name in manifest.classes)]
+    names = list(manifest.classes)
+    if manifest.task == "detect":
+        names += [f"ignore {name}" for name in manifest.classes]
     description = {
         "path": str(out.resolve()),
         "train": "train.txt",
@@ -261,11 +306,10 @@ def main() -> None:
     )
     for split in ("train", "val"):
         part = [item for item in items if item.split == split]
-        boxes = [
-            sum(box.class_id == k for item in part for box in item.boxes)
-            for k in range(len(manifest.classes))
-        ]
-        print(split, len(part), "pictures", dict(zip(manifest.classes, boxes, strict=True)))
+        ids = [box.class_id for item in part for box in item.boxes]
+        ids += [polygon.class_id for item in part for polygon in item.polygons]
+        counts = {name: ids.count(k) for k, name in enumerate(manifest.classes)}
+        print(split, len(part), "pictures", counts)
 
 
 if __name__ == "__main__":

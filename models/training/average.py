@@ -1,11 +1,13 @@
-"""Average two checkpoints of one run: `python -m models.training.average EARLIER.pt LATER.pt OUT.pt`.
+"""Weighted mean of checkpoints of one architecture: `python -m models.training.average OUT.pt A.pt=0.3 B.pt=0.7`.
 
-The mean of weights along one training run tends to generalise better than its end (Izmailov et al. 2018, SWA).
+The mean of weights along a training run tends to generalise better than its end (Izmailov et al. 2018, SWA), and the mean
+with the weights it started from keeps what fine-tuning forgets (Wortsman et al. 2022, WiSE-FT).
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,27 +15,36 @@ import torch
 __all__ = ["average"]
 
 
-def average(earlier: Path, later: Path, out: Path) -> None:
-    """Write the mean of two Ultralytics checkpoints of one architecture; all else is as in `later`."""
+def average(parts: Mapping[Path, float], out: Path) -> None:
+    """Write the mean of Ultralytics checkpoints with the given weights; all else is as in the last one.
+
+    Raises:
+        ValueError: the weights do not sum to one.
+    """
+    if abs(sum(parts.values()) - 1) > 1e-6:
+        raise ValueError(f"found weights that sum to {sum(parts.values()):g}, expected 1")
     # Checkpoints hold a pickled model: only such of one's own are to be given here.
-    parts = [torch.load(path, map_location="cpu", weights_only=False) for path in (earlier, later)]
-    models = [(part.get("ema") or part["model"]).float() for part in parts]
+    loaded = [torch.load(path, map_location="cpu", weights_only=False) for path in parts]
+    models = [(part.get("ema") or part["model"]).float() for part in loaded]
     states = [model.state_dict() for model in models]
     mean = {
-        key: (states[0][key] + value) / 2 if value.is_floating_point() else value
-        for key, value in states[1].items()
+        key: sum(share * state[key] for share, state in zip(parts.values(), states, strict=True))
+        if value.is_floating_point()
+        else value
+        for key, value in states[-1].items()
     }
-    models[1].load_state_dict(mean)
-    torch.save({**parts[1], "model": models[1].half(), "ema": None, "optimizer": None}, out)
+    models[-1].load_state_dict(mean)
+    torch.save({**loaded[-1], "model": models[-1].half(), "ema": None, "optimizer": None}, out)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Average two checkpoints of one run")
-    for name in ("earlier", "later", "out"):
-        parser.add_argument(name, type=Path)
+    parser = argparse.ArgumentParser(description="Average checkpoints")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("parts", nargs="+", metavar="FILE=SHARE")
     arguments = parser.parse_args()
-    average(arguments.earlier, arguments.later, arguments.out)
+    pairs = (part.rpartition("=") for part in arguments.parts)
+    average({Path(file): float(share) for file, _, share in pairs}, arguments.out)
 
 
 if __name__ == "__main__":

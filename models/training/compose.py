@@ -1,8 +1,9 @@
-"""Augmented copies of scarce cabin pictures: other things in the cabin, other optics, other light.
+"""Augmented copies of scarce cabin pictures: other things in the cabin, other walls, other optics, other light.
 
-The training cabin shows e-bikes only, so a detector may learn the cabin instead of the e-bike. A composed copy may
-therefore be emptied (the per-pixel median of a fixed camera shows the empty cabin) and get pasted things: e-bikes
-as positives, pedal bicycles and people as negatives for the e-bike. Boxes follow the picture's geometry.
+The training cabin shows e-bikes nearly always, so a detector may learn the cabin instead of the e-bike. Most copies
+are therefore composed anew: on the empty cabin (the per-pixel median of a fixed camera) or on a rendered cabin of
+another build, with e-bikes as positives and pedal bicycles, wheelchairs and people as negatives for the e-bike. Both
+kinds are cut and pasted alike, so that traces of pasting tell nothing. Boxes follow the picture's geometry.
 """
 
 from __future__ import annotations
@@ -18,24 +19,45 @@ import numpy.typing as npt
 
 from models.training.items import Box, Item
 
-__all__ = ["Composer", "cabin_composer", "cut_out", "warp"]
+__all__ = ["Composer", "CutOut", "cabin_composer", "cut_out", "foreground", "warp"]
 
 Image = npt.NDArray[np.uint8]
+Alpha = npt.NDArray[np.float32]
 
-PERSON, BICYCLE, EBIKE = 0, 1, 2  # ids of the vehicles model
+PERSON, BICYCLE, EBIKE, WHEELCHAIR = 0, 1, 2, 6  # ids of the vehicles model
 MIN_CUT_PX = 60  # smaller cut-outs look like a stain when they are pasted larger
+WORK_PX = 640  # width in which copies are made: twice the training size
+MIN_DIFFERENCE = 22  # grey levels from the empty cabin: above sensor noise and JPEG blocks
+ORIGINAL_SHARE = 0.25  # of the copies: the picture itself under other optics and light
+EBIKE_SHARE = 0.5  # of the composed copies: as many cabins with an e-bike as without
+RENDERED_SHARE = 0.5  # of the composed copies: on a rendered cabin instead of the emptied one
+OCCLUDED_SHARE = 0.35  # of the composed copies: a person stands in front
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """A thing to paste, with its class id."""
+    """A thing to paste.
+
+    Attributes:
+        image: (height, width, 3), BGR.
+        alpha: (height, width), 0 (not the thing) … 1.
+        class_id: class of the vehicles model.
+        scale: height relative to that of its picture if it comes from a cabin, else None.
+    """
 
     image: Image
+    alpha: Alpha
     class_id: int
+    scale: float | None = None
 
 
-def cut_out(item: Item, class_ids: Sequence[int]) -> list[CutOut]:
-    """Cut the large boxes of the given classes out of a picture."""
+def cut_out(item: Item, class_ids: Sequence[int], empty: Image | None = None) -> list[CutOut]:
+    """Cut the large boxes of the given classes out of a picture.
+
+    With the `empty` scene of the same fixed camera the outline is where the picture differs from it; else an
+    ellipse in the box, which keeps most of the surroundings out. Boxes at the edge of the picture are half things
+    and left out, except in a cabin, where they are the rule.
+    """
     image = _read(item.picture)
     height, width = image.shape[:2]
     cuts = []
@@ -43,96 +65,171 @@ def cut_out(item: Item, class_ids: Sequence[int]) -> list[CutOut]:
         x1, y1 = int((box.cx - box.width / 2) * width), int((box.cy - box.height / 2) * height)
         x2, y2 = int((box.cx + box.width / 2) * width), int((box.cy + box.height / 2) * height)
         whole = x1 > 2 and y1 > 2 and x2 < width - 2 and y2 < height - 2
-        if box.class_id in class_ids and whole and min(x2 - x1, y2 - y1) >= MIN_CUT_PX:
-            cuts.append(CutOut(image[y1:y2, x1:x2].copy(), box.class_id))
+        if box.class_id not in class_ids or min(x2 - x1, y2 - y1) < MIN_CUT_PX:
+            continue
+        if empty is None and whole:
+            piece = image[y1:y2, x1:x2].copy()
+            cuts.append(CutOut(piece, _ellipse(piece.shape), box.class_id))
+        elif empty is not None:
+            x1, y1 = max(x1, 0), max(y1, 0)
+            piece = image[y1:y2, x1:x2].copy()
+            alpha = foreground(piece, empty[y1:y2, x1:x2])
+            cuts.append(CutOut(piece, alpha, box.class_id, box.height))
     return cuts
 
 
-def cabin_composer(items: Sequence[Item]) -> Composer | None:
-    """The composer for the items with `compose` > 0; what is pasted comes from the other training pictures.
+def foreground(image: Image, empty: Image) -> Alpha:
+    """Where a picture differs from the empty scene, as a soft mask (height, width) in 0..1.
 
-    Pasted are persons, bicycles and e-bikes, about as many of each as there are of the scarcest.
+    Small gaps are closed, specks dropped. Poster changes and shadows count as different too: within the box of a
+    thing both are rare.
     """
-    cabin = [item.picture for item in items if item.compose]
+    difference = cv2.absdiff(cv2.GaussianBlur(image, (3, 3), 0), cv2.GaussianBlur(empty, (3, 3), 0))
+    mask = (difference.max(axis=2) > MIN_DIFFERENCE).astype(np.uint8)
+    size = max(3, round(0.03 * min(mask.shape)) | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel)
+    return np.asarray(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0), np.float32)
+
+
+def cabin_composer(items: Sequence[Item]) -> Composer | None:
+    """The composer for the items with `compose` > 0; all that it pastes comes from training pictures."""
+    cabin = [item for item in items if item.compose]
     if not cabin:
         return None
-    by_class: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: []}
+    empty = _median([item.picture for item in cabin])
+    pool: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: [], WHEELCHAIR: []}
     for item in items:
-        if item.split == "train" and not item.compose:
-            for cut in cut_out(item, tuple(by_class)):
-                by_class[cut.class_id].append(cut)
-    fewest = min(len(cuts) for cuts in by_class.values())
-    return Composer(
-        cabin,
-        [cut for cuts in by_class.values() for cut in cuts[:: max(1, len(cuts) // max(1, fewest))]],
-    )
+        if item.split != "train" or item.backdrop:
+            continue
+        for cut in cut_out(item, tuple(pool), empty if item.compose else None):
+            pool[cut.class_id].append(cut)
+    backdrops = [
+        item
+        for item in items
+        if item.backdrop and item.split == "train" and all(b.class_id != EBIKE for b in item.boxes)
+    ]
+    return Composer(empty, pool, backdrops)
 
 
 class Composer:
     """Makes copies of cabin pictures; the same seed makes the same copy.
 
     Args:
-        cabin: the pictures of one fixed camera; their median is the empty cabin.
-        cuts: what may be pasted.
+        empty: the empty cabin.
+        pool: what may be pasted, by class id; `EBIKE` and at least one other class.
+        backdrops: pictures of other cabins without an e-bike; their boxes are kept.
+
+    Raises:
+        ValueError: there is no e-bike or nothing harmless to paste.
     """
 
-    def __init__(self, cabin: Sequence[Path], cuts: Sequence[CutOut]) -> None:
-        if not cabin or not cuts:
-            raise ValueError(f"found {len(cabin)} cabin pictures, {len(cuts)} cut-outs: need both")
-        first = _read(cabin[0])
-        size = (first.shape[1], first.shape[0])
-        stack = np.stack([cv2.resize(_read(path), size) for path in cabin])
-        self._empty = np.median(stack, axis=0).astype(np.uint8)
-        self._cuts = list(cuts)
-        self._harmless = [cut for cut in cuts if cut.class_id != EBIKE] or self._cuts
+    def __init__(
+        self, empty: Image, pool: dict[int, list[CutOut]], backdrops: Sequence[Item] = ()
+    ) -> None:
+        self._empty = empty
+        self._ebikes = pool.get(EBIKE, [])
+        self._persons = pool.get(PERSON, [])
+        self._harmless = [pool[key] for key in (BICYCLE, WHEELCHAIR, PERSON) if pool.get(key)]
+        self._backdrops = list(backdrops)
+        if not self._ebikes or not self._harmless:
+            raise ValueError(
+                f"found {len(self._ebikes)} e-bikes, {len(self._harmless)} other kinds: need both"
+            )
 
     def __call__(self, picture: Path, boxes: Sequence[Box], seed: int, out: Path) -> list[Box]:
         """Write one copy of `picture` to `out` and return its boxes."""
         rng = np.random.default_rng(seed)
-        image, labels = _read(picture), list(boxes)
-        choice = rng.random()
-        if choice < 0.6:
-            # Half of the emptied cabins get no e-bike, so that a pedal bicycle there is not enough.
-            cuts = self._cuts if choice < 0.3 else self._harmless
-            image, labels = self._empty.copy(), []
-            for _ in range(int(rng.integers(0, 4))):
-                image, labels = self._paste(image, labels, cuts[int(rng.integers(len(cuts)))], rng)
+        if rng.random() < ORIGINAL_SHARE:
+            image, labels = _narrow(_read(picture)), list(boxes)
+        else:
+            image, labels = self._compose(rng)
         image = _hide_clock(image, rng) if rng.random() < 0.5 else image
         image, labels = warp(
             image,
             labels,
             degrees=float(rng.uniform(-20, 20)),
             bulge=float(rng.uniform(-0.25, 0.35)),
-            zoom=float(rng.uniform(0.95, 1.5)),
+            zoom=float(rng.uniform(0.9, 1.5)),
         )
         image = _light(image, rng)
         cv2.imwrite(str(out), image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 92))])
         return labels
 
-    def _paste(
-        self, image: Image, labels: list[Box], cut: CutOut, rng: np.random.Generator
-    ) -> tuple[Image, list[Box]]:
-        height, width = image.shape[:2]
-        scale = height * rng.uniform(0.35, 0.85) / cut.image.shape[0]
-        scale = min(scale, 0.6 * width / cut.image.shape[1])
-        thing = cv2.resize(cut.image, None, fx=scale, fy=scale)
-        if rng.random() < 0.5:
-            thing = thing[:, ::-1]
-        th, tw = thing.shape[:2]
-        x = int(rng.integers(0, max(1, width - tw)))
-        y = int(rng.integers((height - th) // 2, max((height - th) // 2 + 1, height - th)))
-        alpha = np.zeros((th, tw), np.float32)
-        cv2.ellipse(alpha, (tw // 2, th // 2), (int(tw * 0.5), int(th * 0.5)), 0, 0, 360, 1.0, -1)
-        alpha = cv2.GaussianBlur(alpha, (0, 0), max(1.0, 0.04 * min(th, tw)))[:, :, None]
-        spot = image[y : y + th, x : x + tw].astype(np.float32)
-        # Take over part of the place's brightness, so that the paste's light is not the cue.
-        gain = np.clip(spot.mean() / max(float(thing.mean()), 1.0), 0.5, 1.6) ** 0.7
-        mixed = alpha * np.clip(thing * gain, 0, 255) + (1 - alpha) * spot
-        image[y : y + th, x : x + tw] = mixed.astype(np.uint8)
-        new = Box(
-            cut.class_id, (x + tw / 2) / width, (y + th / 2) / height, tw / width, th / height
-        )
-        return image, [old for old in labels if _covered(old, new) < 0.7] + [new]
+    def _compose(self, rng: np.random.Generator) -> tuple[Image, list[Box]]:
+        labels: list[Box] = []
+        if self._backdrops and rng.random() < RENDERED_SHARE:
+            backdrop = self._backdrops[int(rng.integers(len(self._backdrops)))]
+            image, labels = _narrow(_read(backdrop.picture)), list(backdrop.boxes)
+        else:
+            image = _narrow(self._empty)
+        things = []
+        if rng.random() < EBIKE_SHARE:
+            things += [self._ebikes[int(rng.integers(len(self._ebikes)))]]
+        for _ in range(int(rng.integers(0 if things else 1, 3))):
+            # First the kind, then the thing: people are many, bicycles few.
+            weights = np.array([3.0, 1.0, 1.0])[: len(self._harmless)]
+            kind = self._harmless[int(rng.choice(len(self._harmless), p=weights / weights.sum()))]
+            things.append(kind[int(rng.integers(len(kind)))])
+        rng.shuffle(things)
+        if self._persons and rng.random() < OCCLUDED_SHARE:
+            things.append(self._persons[int(rng.integers(len(self._persons)))])
+        for thing in things:
+            image, labels = _paste(image, labels, thing, rng)
+        return image, labels
+
+
+def _paste(
+    image: Image, labels: list[Box], cut: CutOut, rng: np.random.Generator
+) -> tuple[Image, list[Box]]:
+    height, width = image.shape[:2]
+    share = rng.uniform(0.35, 0.85) if cut.scale is None else cut.scale * rng.uniform(0.75, 1.2)
+    scale = min(
+        height * share / cut.image.shape[0],
+        0.6 * width / cut.image.shape[1],
+        0.98 * height / cut.image.shape[0],
+    )
+    thing = cv2.resize(cut.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    alpha = cv2.resize(cut.alpha, (thing.shape[1], thing.shape[0]))[:, :, None]
+    if rng.random() < 0.5:
+        thing, alpha = thing[:, ::-1], alpha[:, ::-1]
+    th, tw = thing.shape[:2]
+    x = int(rng.integers(0, max(1, width - tw)))
+    y = int(rng.integers((height - th) // 2, max((height - th) // 2 + 1, height - th)))
+    spot = image[y : y + th, x : x + tw].astype(np.float32)
+    # Take over part of the place's brightness, so that the paste's light is not the cue.
+    gain = np.clip(spot.mean() / max(float(thing.mean()), 1.0), 0.5, 1.6) ** 0.7
+    mixed = alpha * np.clip(thing * gain, 0, 255) + (1 - alpha) * spot
+    image = image.copy()
+    image[y : y + th, x : x + tw] = mixed.astype(np.uint8)
+    new = Box(cut.class_id, (x + tw / 2) / width, (y + th / 2) / height, tw / width, th / height)
+    return image, [old for old in labels if _covered(old, new) < 0.7] + [new]
+
+
+def _ellipse(shape: tuple[int, ...]) -> Alpha:
+    height, width = shape[:2]
+    alpha = np.zeros((height, width), np.float32)
+    cv2.ellipse(
+        alpha, (width // 2, height // 2), (width // 2, height // 2), 0, 0, 360, 1.0, cv2.FILLED
+    )
+    soft = cv2.GaussianBlur(alpha, (0, 0), max(1.0, 0.04 * min(height, width)))
+    return np.asarray(soft, np.float32)
+
+
+def _median(pictures: Sequence[Path]) -> Image:
+    first = _read(pictures[0])
+    size = (first.shape[1], first.shape[0])
+    stack = np.stack([cv2.resize(_read(path), size) for path in pictures])
+    return np.asarray(np.median(stack, axis=0), np.uint8)
+
+
+def _narrow(image: Image) -> Image:
+    """The picture, at most `WORK_PX` wide."""
+    scale = WORK_PX / image.shape[1]
+    if scale >= 1:
+        return image.copy()
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
 
 
 def warp(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 
-__all__ = ["Picture", "average_precision", "detect", "image_level", "iou_matrix", "measure"]
+__all__ = [
+    "Picture",
+    "average_precision",
+    "bootstrap",
+    "detect",
+    "exact_interval",
+    "image_level",
+    "iou_matrix",
+    "letterbox",
+    "measure",
+    "open_session",
+    "report",
+]
 
 Floats = npt.NDArray[np.float32]
 
@@ -28,6 +41,11 @@ NMS_IOU = 0.6
 STRIDE_PX = 32
 PAD = 114  # grey of the letterbox in training
 IOU_STEPS = np.linspace(0.5, 0.95, 10)
+RESAMPLES = (
+    200  # each repeats the whole AP; the ends of the interval then wander by about a hundredth
+)
+CONFIDENCE = 0.95
+SEED = 20260101
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,15 @@ class Picture:
         found: detections (n, 6): xyxy in pixels, confidence, class id.
         truth: labels (m, 5): xyxy in pixels, class id.
         complete: class ids that are completely labelled.
+        group: pictures of one group are near-copies (one camera, one video).
+        file: where the picture lies.
     """
 
     found: Floats
     truth: Floats
     complete: frozenset[int]
+    group: str = ""
+    file: Path = Path()
 
 
 def iou_matrix(a: Floats, b: Floats) -> Floats:
@@ -55,6 +77,32 @@ def iou_matrix(a: Floats, b: Floats) -> Floats:
     return np.asarray(both / (area_a[:, None] + area_b[None] - both + 1e-9), np.float32)
 
 
+def letterbox(
+    image: npt.NDArray[np.uint8], input_px: tuple[int, int]
+) -> tuple[Floats, float, tuple[int, int]]:
+    """A BGR picture as network input (1, 3, height, width), the scale, and the margin (left, top) in px.
+
+    As at run time: the least rectangle of whole strides that holds the picture scaled into `input_px` (height, width).
+    """
+    height, width = image.shape[:2]
+    scale = min(input_px[0] / height, input_px[1] / width)
+    size = (round(width * scale), round(height * scale))
+    rest_y, rest_x = (input_px[0] - size[1]) % STRIDE_PX, (input_px[1] - size[0]) % STRIDE_PX
+    canvas = np.full((size[1] + rest_y, size[0] + rest_x, 3), PAD, np.uint8)
+    top, left = rest_y // 2, rest_x // 2
+    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size)
+    blob = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return np.ascontiguousarray(blob), scale, (left, top)
+
+
+def open_session(model: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The model in ONNX Runtime on `threads` CPU threads that do not spin."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
 def detect(
     session: onnxruntime.InferenceSession,
     image: npt.NDArray[np.uint8],
@@ -62,17 +110,9 @@ def detect(
     classes: int,
 ) -> Floats:
     """Detections (n, 6) of a BGR picture: fit into `input_px` (height, width), infer, NMS per class."""
-    height, width = image.shape[:2]
-    scale = min(input_px[0] / height, input_px[1] / width)
-    size = (round(width * scale), round(height * scale))
-    # As at run time: the least rectangle of whole strides that holds the scaled picture.
-    rest_y, rest_x = (input_px[0] - size[1]) % STRIDE_PX, (input_px[1] - size[0]) % STRIDE_PX
-    canvas = np.full((size[1] + rest_y, size[0] + rest_x, 3), PAD, np.uint8)
-    top, left = rest_y // 2, rest_x // 2
-    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size)
-    blob = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    blob, scale, (left, top) = letterbox(image, input_px)
     name = session.get_inputs()[0].name
-    raw = session.run(None, {name: np.ascontiguousarray(blob)})[0][0]  # (4 + classes, anchors)
+    raw = session.run(None, {name: blob})[0][0]  # (4 + classes, anchors)
     scores = raw[4 : 4 + classes]
     anchors = np.flatnonzero(scores.max(axis=0) > MIN_CONFIDENCE)
     class_ids = scores[:, anchors].argmax(axis=0)  # one class per box, as at run time
@@ -91,34 +131,85 @@ def detect(
     return np.column_stack([boxes[index], confidences[index], class_ids[index]]).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Hits:
+    """What one picture adds to the AP of one class: confidences (n,), hits (n, IoU steps), number of labels."""
+
+    confidences: Floats
+    hits: npt.NDArray[np.bool_]
+    total: int
+
+
 def average_precision(pictures: Sequence[Picture], class_id: int) -> tuple[float, float, int]:
     """AP50, AP50-95 (COCO's 101-point interpolation) and the number of labelled boxes of one class."""
-    confidences: list[float] = []
-    hits: list[npt.NDArray[np.bool_]] = []
-    total = 0
-    for picture in pictures:
-        if class_id not in picture.complete:
-            continue
-        found = picture.found[picture.found[:, 5] == class_id]
-        truth = picture.truth[picture.truth[:, 4] == class_id]
-        total += len(truth)
-        found = found[np.argsort(-found[:, 4])]
-        overlap = iou_matrix(found[:, :4], truth[:, :4])
-        hit = np.zeros((len(found), len(IOU_STEPS)), bool)
-        for step, minimum in enumerate(IOU_STEPS):
-            free = np.ones(len(truth), bool)
-            for row in range(len(found)):
-                candidates = np.where(free, overlap[row], 0.0)
-                if len(truth) and candidates.max() >= minimum:
-                    free[candidates.argmax()] = False
-                    hit[row, step] = True
-        confidences.extend(found[:, 4].tolist())
-        hits.extend(hit)
-    if total == 0 or not hits:
-        return (float("nan") if total == 0 else 0.0), (float("nan") if total == 0 else 0.0), total
-    ordered = np.array(hits)[np.argsort(-np.array(confidences), kind="stable")]
+    return _ap([_hits(picture, class_id) for picture in pictures if class_id in picture.complete])
+
+
+def _hits(picture: Picture, class_id: int) -> _Hits:
+    found = picture.found[picture.found[:, 5] == class_id]
+    truth = picture.truth[picture.truth[:, 4] == class_id]
+    found = found[np.argsort(-found[:, 4])]
+    overlap = iou_matrix(found[:, :4], truth[:, :4])
+    hit = np.zeros((len(found), len(IOU_STEPS)), np.bool_)
+    for step, minimum in enumerate(IOU_STEPS):
+        free = np.ones(len(truth), np.bool_)
+        for row in range(len(found)):
+            candidates = np.where(free, overlap[row], 0.0)
+            if len(truth) and candidates.max() >= minimum:
+                free[candidates.argmax()] = False
+                hit[row, step] = True
+    return _Hits(found[:, 4], hit, len(truth))
+
+
+def _ap(parts: Sequence[_Hits]) -> tuple[float, float, int]:
+    total = sum(part.total for part in parts)
+    if total == 0:
+        return float("nan"), float("nan"), 0
+    confidences = np.concatenate([part.confidences for part in parts])
+    if not len(confidences):
+        return 0.0, 0.0, total
+    ordered = np.concatenate([part.hits for part in parts])[np.argsort(-confidences, kind="stable")]
     values = [_area(ordered[:, step], total) for step in range(len(IOU_STEPS))]
     return values[0], float(np.mean(values)), total
+
+
+def bootstrap(
+    groups: Sequence[str], statistic: Callable[[Sequence[int]], float], rounds: int = RESAMPLES
+) -> tuple[float, float]:
+    """Percentile interval of a statistic when whole groups are drawn again (Efron 1979).
+
+    Args:
+        groups: The group of each picture.
+        statistic: Indices of the drawn pictures → value; NaN where the draw holds nothing to measure.
+        rounds: How often to draw.
+
+    Returns:
+        Lower and upper end; NaN if there is but one group, which says nothing about others.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    names = list(members)
+    if len(names) < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(SEED)
+    values = []
+    for _ in range(rounds):
+        drawn = rng.integers(len(names), size=len(names))
+        values.append(statistic([index for k in drawn for index in members[names[k]]]))
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def exact_interval(true: int, total: int) -> tuple[float, float]:
+    """Two-sided exact interval of a share (Clopper and Pearson, Biometrika 1934)."""
+    if total == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(true, total).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def _area(hit: npt.NDArray[np.bool_], total: int) -> float:
@@ -165,9 +256,7 @@ def measure(
     split: str = "val",
 ) -> list[Picture]:
     """Run the model over one part of the data set (of one `source`, if given)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     pictures = []
     with (dataset / "items.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == split]
@@ -181,7 +270,7 @@ def measure(
         complete = frozenset(classes.index(name) for name in row["complete"].split())
         truth = _truth(dataset / "labels" / split / f"{path.stem}.txt", image.shape)
         found = detect(session, np.asarray(image, np.uint8), input_px, len(classes))
-        pictures.append(Picture(found, truth, complete))
+        pictures.append(Picture(found, truth, complete, row["group"], path))
     return pictures
 
 
@@ -192,6 +281,42 @@ def _truth(path: Path, shape: tuple[int, ...]) -> Floats:
     size = np.array([shape[1], shape[0]], np.float32)
     centre, extent = rows[:, 1:3] * size, rows[:, 3:5] * size
     return np.hstack([centre - extent / 2, centre + extent / 2, rows[:, :1]])
+
+
+def report(
+    pictures: Sequence[Picture],
+    classes: Sequence[str],
+    thresholds: Mapping[str, float] | None = None,
+    *,
+    rounds: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Figures of every class, with intervals: what the card and the choice of thresholds are made from."""
+    figures: dict[str, Any] = {"pictures": len(pictures), "classes": {}}
+    for class_id, name in enumerate(classes):
+        measured = [picture for picture in pictures if class_id in picture.complete]
+        parts = [_hits(picture, class_id) for picture in measured]
+        ap50, ap, boxes = _ap(parts)
+        groups = [picture.group for picture in measured]
+
+        def again(drawn: Sequence[int], parts: Sequence[_Hits] = parts) -> float:
+            return _ap([parts[index] for index in drawn])[0]
+
+        steps = [step / 20 for step in range(2, 19)]
+        figures["classes"][name] = {
+            "boxes": boxes,
+            "ap50": ap50,
+            "ap50_95": ap,
+            "ap50_interval": bootstrap(groups, again, rounds) if boxes and rounds else None,
+            "levels": [image_level(pictures, class_id, step) for step in steps],
+        }
+        if thresholds is not None:
+            point = image_level(pictures, class_id, thresholds[name])
+            seen, alarms = int(point["true"]), int(point["true"] + point["false"])
+            figures["classes"][name]["operating_point"] = point | {
+                "recall_interval": exact_interval(seen, int(point["positives"])),
+                "precision_interval": exact_interval(seen, alarms),
+            }
+    return figures
 
 
 def main() -> None:
@@ -209,20 +334,20 @@ def main() -> None:
     pictures = measure(
         arguments.model, arguments.dataset, classes, input_px, source=arguments.source
     )
-    report: dict[str, Any] = {"pictures": len(pictures), "input_px": list(input_px)}
-    for class_id, name in enumerate(classes):
-        ap50, ap, boxes = average_precision(pictures, class_id)
-        levels = [image_level(pictures, class_id, step / 20) for step in range(3, 17)]
-        report[name] = {"boxes": boxes, "ap50": ap50, "ap50_95": ap, "image_level": levels}
-        print(f"{name}: {boxes} boxes, AP50 {ap50:.3f}, AP50-95 {ap:.3f}")
-        for level in levels:
+    figures = report(pictures, classes) | {"input_px": list(input_px)}
+    for name, figure in figures["classes"].items():
+        print(
+            f"{name}: {figure['boxes']} boxes, AP50 {figure['ap50']:.3f} {figure['ap50_interval']},"
+            f" AP50-95 {figure['ap50_95']:.3f}"
+        )
+        for level in figure["levels"]:
             print(
                 f"  {level['threshold']:.2f}: precision {level['precision']:.3f}, recall"
                 f" {level['recall']:.3f} ({level['true']} of {level['positives']} seen,"
                 f" {level['false']} of {level['negatives']} false)"
             )
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ OPSET = 17
 HALF_FROM = 1024  # elements; smaller constants (strides, biases, shapes) stay as they are
 
 
-def export(weights: Path, out: Path) -> None:
-    """Write `out`: raw YOLO layout, dynamic batch, height and width, weights stored as float16."""
+def export(weights: Path, out: Path, *, half: bool = True) -> None:
+    """Write `out`: raw YOLO layout, dynamic batch, height and width, weights stored as float16 if `half`."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "model.pt"
         local.write_bytes(weights.read_bytes())  # the exporter writes beside its input
@@ -38,7 +38,8 @@ def export(weights: Path, out: Path) -> None:
             format="onnx", dynamic=True, opset=OPSET, simplify=True, device="cpu", imgsz=320
         )
         model = onnx.load(str(made))
-    halve_weights(model)
+    if half:
+        halve_weights(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(out))
 

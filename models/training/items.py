@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Box", "Item"]
+__all__ = ["Box", "Item", "Polygon"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,29 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Polygon:
+    """The outline of one surface: class id and points relative to the picture (0..1)."""
+
+    class_id: int
+    points: tuple[tuple[float, float], ...]
+
+    def line(self) -> str:
+        """The outline as a YOLO label line."""
+        return " ".join([str(self.class_id), *(f"{v:.5f}" for point in self.points for v in point)])
+
+
+@dataclass(frozen=True)
 class Item:
-    """One picture with what is known about it. `complete` are the fully labelled class ids."""
+    """One picture with what is known about it.
+
+    Attributes:
+        complete: the fully labelled class ids.
+        repeat: how often it is listed.
+        compose: how many augmented copies are made of it.
+        pseudo: class ids that a teacher labels.
+        polygons: outlines for a segmentation run, from `mask`.
+        backdrop: whether other things may be pasted into it.
+    """
 
     picture: Path
     source: str
@@ -36,3 +57,6 @@ class Item:
     repeat: int = 1
     compose: int = 0
     pseudo: frozenset[int] = frozenset()
+    polygons: tuple[Polygon, ...] = ()
+    mask: Path | None = None
+    backdrop: bool = False

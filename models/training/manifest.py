@@ -11,6 +11,8 @@ import yaml
 
 __all__ = ["Manifest", "ManifestError", "SourceSet", "load_manifest"]
 
+TASKS = ("detect", "segment")
+
 
 class ManifestError(ValueError):
     """A manifest is malformed; the message names the file, the place and what was expected."""
@@ -31,11 +33,15 @@ class SourceSet:
         skip_flags: leave pictures with one of these flags out.
         boxless: take the pictures without their boxes (negatives from another model's set).
         pseudo: classes that a teacher labels here where they are not complete.
-        every: take each n-th picture only.
+        every: take each n-th training picture only.
         repeat: how often a training picture is listed (over-sampling).
         compose: how many augmented copies are made of a training picture.
         bare: no `images.csv`: every picture is complete and a scene of its own; a hash of its name says the split.
         optional: the folder may be absent.
+        group_column: column of `images.csv` whose values no two parts share and over which intervals are drawn.
+        extra: a CSV file beside the manifest with boxes added by hand (file, class, x1, y1, x2, y2 in 0..1).
+        backdrops: pictures whose file name matches this pattern may be pasted into (empty: none).
+        masks: surfaces are labelled by the pictures of the `mask` column (`class_map` key 255: white pixels).
     """
 
     path: str
@@ -52,6 +58,10 @@ class SourceSet:
     compose: int = 0
     bare: bool = False
     optional: bool = False
+    group_column: str = "group"
+    extra: str = ""
+    backdrops: str = ""
+    masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Manifest:
         teacher: class name of the teacher → class of the model, for pseudo-labels.
         start_names: class name of the start weights → class of the model, whose head row is taken over.
         train: options of the training run.
+        task: `detect` (boxes) or `segment` (boxes and masks).
+        folder: where the manifest lies.
     """
 
     name: str
@@ -71,6 +83,8 @@ class Manifest:
     teacher_confidence: float = 0.4
     start_names: Mapping[str, str] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "detect"
+    folder: Path = Path()
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -82,11 +96,15 @@ def load_manifest(path: Path) -> Manifest:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise ManifestError(f"{path.name}: found {type(raw).__name__}, expected a mapping")
-    unknown = set(raw) - set(Manifest.__dataclass_fields__)
+    unknown = set(raw) - (set(Manifest.__dataclass_fields__) - {"folder"})
     missing = {"name", "classes", "sets"} - set(raw)
     if unknown or missing:
         raise ManifestError(
             f"{path.name}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}"
+        )
+    if raw.get("task", "detect") not in TASKS:
+        raise ManifestError(
+            f"{path.name}: found task {raw['task']!r}, expected one of {list(TASKS)}"
         )
     classes = tuple(raw["classes"])
     sets = tuple(
@@ -95,7 +113,7 @@ def load_manifest(path: Path) -> Manifest:
     )
     _check_classes(raw.get("teacher", {}).values(), classes, f"{path.name}: teacher")
     _check_classes(raw.get("start_names", {}).values(), classes, f"{path.name}: start_names")
-    return Manifest(**{**raw, "classes": classes, "sets": sets})
+    return Manifest(**{**raw, "classes": classes, "sets": sets, "folder": path.parent})
 
 
 def _source_set(entry: Mapping[str, Any], classes: tuple[str, ...], place: str) -> SourceSet:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from ultralytics.data import YOLODataset, build_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.utils.loss import v8DetectionLoss, v8SegmentationLoss
 from ultralytics.utils.tal import make_anchors
 
-__all__ = ["MaskedDetectionLoss", "MaskedDetectionTrainer"]
+__all__ = ["MaskedDetectionLoss", "MaskedDetectionTrainer", "SurfaceTrainer"]
 
 
 class MaskedDetectionLoss(v8DetectionLoss):  # type: ignore[misc]  # untyped base
@@ -56,10 +57,7 @@ class MaskedDetectionLoss(v8DetectionLoss):  # type: ignore[misc]  # untyped bas
             )
             ignored[image, :, label - self.nc] |= inside
         self._ignored = ignored
-        preds = {
-            key: value.float() if isinstance(value, torch.Tensor) else value
-            for key, value in preds.items()
-        }
+        preds = _as_float(preds)
         kept = {key: batch[key][~regions] for key in ("cls", "batch_idx", "bboxes")}
         with torch.autocast(self.device.type, enabled=False):
             result: tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -91,7 +89,40 @@ class MaskedDetectionTrainer(DetectionTrainer):  # type: ignore[misc]  # untyped
         super()._setup_train()
         # After the EMA copy was made: the checkpoint keeps a plain model that any Ultralytics loads.
         self.model.criterion = MaskedDetectionLoss(self.model)
-        # Ultralytics offers bf16 on CUDA alone; on a CPU that has it, it halves the time of a step.
-        fast = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
-        if self.device.type == "cpu" and fast:
-            self.model.forward = torch.autocast("cpu", torch.bfloat16)(self.model.forward)
+        _use_bf16(self)
+
+
+class SurfaceLoss(v8SegmentationLoss):  # type: ignore[misc]  # untyped base
+    """YOLO segmentation loss in float32, whatever the network computed in."""
+
+    def loss(
+        self, preds: dict[str, torch.Tensor], batch: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of a batch of pictures with masks."""
+        preds = _as_float(preds)
+        with torch.autocast(self.device.type, enabled=False):
+            result: tuple[torch.Tensor, dict[str, torch.Tensor]] = super().loss(preds, batch)
+            return result
+
+
+class SurfaceTrainer(SegmentationTrainer):  # type: ignore[misc]  # untyped base
+    """Ultralytics segmentation trainer that uses what a CPU has."""
+
+    def _setup_train(self) -> None:
+        super()._setup_train()
+        self.model.criterion = SurfaceLoss(self.model)
+        _use_bf16(self)
+
+
+def _use_bf16(trainer: DetectionTrainer) -> None:
+    """Compute in bf16 on a CPU that has it: Ultralytics offers that on CUDA alone, it halves the time of a step."""
+    fast = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
+    if trainer.device.type == "cpu" and fast:
+        trainer.model.forward = torch.autocast("cpu", torch.bfloat16)(trainer.model.forward)
+
+
+def _as_float(preds: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.float() if isinstance(value, torch.Tensor) else value
+        for key, value in preds.items()
+    }
