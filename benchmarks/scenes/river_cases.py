@@ -123,7 +123,7 @@ def _clip(name: str, seed: int, size: tuple[int, int]) -> Clip:
     dry = camera.relative(
         [[-1.6, -2.8, 1.23], [-1.6, -1.8, 1.23], [9.0, -1.8, 1.23], [9.0, -2.8, 1.23]]
     )
-    river = {"warm_up": "4s", "raise_after": "3s", "water": outline, "reference": [dry]}
+    river = {"warm_up": "4s", "raise_after": "5s", "water": outline, "reference": [dry]}
     words = {"rain": ("rain",), "dusk": ("dusk",)}.get(name, ())
     return Clip(
         f"river-{name}", seed, FPS, {"river_discoloration": river}, frames, events, sensor, words
