@@ -22,9 +22,10 @@ from console.mirror import Mirror
 from console.queries import Counts, TicketReader, TicketRow
 from console.settings import ConsoleSettings, Language
 from console.users import Role, User, UserStore
+from console.view import span
 from console.words import LANGUAGES, negotiate, say
 
-__all__ = ["Console", "NavEntry", "console_of", "language_of", "page", "render"]
+__all__ = ["Console", "NavEntry", "console_of", "language_of", "local_time", "page", "render"]
 
 LANGUAGE_COOKIE = "gridwatch_language"
 
@@ -65,6 +66,7 @@ class Console:
     def render(self, template: str, language: Language, **values: object) -> str:
         """A template in a language."""
         return self.environment.get_template(template).render(
+            settings=self.settings,
             language=language,
             _=lambda key, **said: say(language, key, **said),
             _scenario=lambda name: _scenario(language, name),
@@ -107,7 +109,6 @@ def render(request: Request, template: str, /, **values: object) -> str:
         language_of(request),
         **{
             "request": request,
-            "settings": console.settings,
             "user": user,
             "role": user.role.value if user else "",
             "csrf": token,
@@ -130,6 +131,12 @@ def page(
     return HTMLResponse(render(request, template, **values), status_code)
 
 
+def local_time(console: Console, value: float | datetime) -> datetime:
+    """A moment, or seconds since the epoch, in the site's time zone."""
+    moment = value if isinstance(value, datetime) else datetime.fromtimestamp(value, UTC)
+    return moment.astimezone(console.settings.timezone)
+
+
 def _environment(console: Console) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("console"),
@@ -138,25 +145,13 @@ def _environment(console: Console) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    zone = console.settings.timezone
 
     def local(value: float | datetime) -> datetime:
-        moment = datetime.fromtimestamp(value, UTC) if isinstance(value, (int, float)) else value
-        return moment.astimezone(zone)
+        return local_time(console, value)
 
     def day(value: float | datetime) -> str:
         moment, now = local(value), local(console.clock())
         return "" if moment.date() == now.date() else f"{moment:%m-%d} "
-
-    def span(value: float) -> str:
-        """A duration as people read it: 0.8 s, 45 s, 3:05, 2:03:05."""
-        if value < 10:
-            return f"{value:.1f} s"
-        if value < 60:
-            return f"{value:.0f} s"
-        minutes, secs = divmod(round(value), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
     environment.filters.update(
         clock=lambda value: f"{local(value):%H:%M:%S}",
@@ -171,17 +166,20 @@ def _environment(console: Console) -> jinja2.Environment:
             .replace("<", "\\u003c")
             .replace(">", "\\u003e")
         ),
-        grid_name=lambda path: _grid_name(console.settings, path),
+        grid_name=_grid_name,
     )
     environment.globals.update(static=_static)
     return environment
 
 
-def _grid_name(settings: ConsoleSettings, path: str) -> str:
+@jinja2.pass_context
+def _grid_name(context: jinja2.runtime.Context, path: str) -> str:
+    settings: ConsoleSettings = context["settings"]
     levels = path.split("/")
     paths = ["/".join(levels[: n + 1]) for n in range(len(levels))]
     return " › ".join(
-        settings.grid_names.get(one, level) for one, level in zip(paths, levels, strict=True)
+        settings.grid_name(one, level, context["language"])
+        for one, level in zip(paths, levels, strict=True)
     )
 
 

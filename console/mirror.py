@@ -185,11 +185,19 @@ class Mirror:
 
     # Commands
 
-    def command(self, ticket: TicketRow, who: str, action: str, **said: object) -> CommandRow:
+    @property
+    def max_message(self) -> int:
+        """Size in bytes of the largest message that broker and settings allow."""
+        return self._connection.maximum_packet
+
+    def command(
+        self, ticket: TicketRow, version: int, who: str, action: str, **said: object
+    ) -> CommandRow:
         """Ask a ticket's host for something, in a user's name.
 
         Args:
-            ticket: As the user saw it: the host refuses if it has changed since.
+            ticket: As it is here.
+            version: That the user saw: the host refuses if a person has acted since.
             who: The user.
             action: See `alerts.tickets.Action`.
             **said: Further fields of the command: ``outcome``, ``note``, ``to``, ...; empty ones are left out.
@@ -202,7 +210,7 @@ class Mirror:
             "ticket_id": ticket.id,
             "who": who,
             "action": action,
-            "expected_version": ticket.version,
+            "expected_version": version,
             "sent_t": now,
             "expires_t": now + COMMAND_TTL_S,
             "state": "pending",
@@ -214,7 +222,7 @@ class Mirror:
         document = {
             "command_id": command_id,
             "action": action,
-            "expected_version": ticket.version,
+            "expected_version": version,
             "expires": instant(row["expires_t"]).isoformat(),
             "from": "console",
             **{key: value for key, value in said.items() if value},
@@ -434,10 +442,11 @@ class Mirror:
 
     def _row(self, ticket: Ticket, now: float) -> dict[str, Any]:
         acts = ticket.dispose
-        names = [
-            self._settings.grid_names.get(ticket.grid.rsplit("/", n)[0], "")
+        above = (
+            self._settings.grid_names.get(ticket.grid.rsplit("/", n)[0])
             for n in range(ticket.grid.count("/") + 1)
-        ]
+        )
+        names = [text for name in above if name for text in (name.zh, name.en)]
         said = [act.note for act in acts.notes] + [
             act.note for act in (acts.acknowledged, acts.dispatched, acts.disposed) if act
         ]

@@ -9,7 +9,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from alerts.connection import BrokerSettings
-from alerts.dispatch import Grid
+from alerts.dispatch import Grid, Names
 from gridwatch.config import Config
 
 __all__ = ["ConsoleSettings", "Language", "grid_names"]
@@ -46,7 +46,7 @@ class ConsoleSettings:
     share: str = ""
     config_file: Path | None = None
     config: Config | None = None
-    grid_names: Mapping[str, str] = field(default_factory=dict)
+    grid_names: Mapping[str, Names] = field(default_factory=dict)
     secure: bool | None = None
 
     @property
@@ -54,14 +54,19 @@ class ConsoleSettings:
         """The SQLAlchemy URL in force."""
         return self.database or f"sqlite:///{self.folder / 'console.sqlite'}"
 
+    def grid_name(self, path: str, level: str, language: Language) -> str:
+        """The name of one grid; `level` where it has none."""
+        names = self.grid_names.get(path)
+        return names.say(language, level) if names else level
 
-def grid_names(grids: Mapping[str, Grid]) -> dict[str, str]:
+
+def grid_names(grids: Mapping[str, Grid]) -> dict[str, Names]:
     """The names of a grid tree by path."""
     return dict(_names(grids, ""))
 
 
-def _names(grids: Mapping[str, Grid], prefix: str) -> Iterator[tuple[str, str]]:
+def _names(grids: Mapping[str, Grid], prefix: str) -> Iterator[tuple[str, Names]]:
     for level, grid in grids.items():
-        if grid.name:
+        if grid.name.say("zh"):
             yield f"{prefix}{level}", grid.name
         yield from _names(grid.grids, f"{prefix}{level}/")
