@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import supervision as sv
 import yaml
 from pydantic import ValidationError
 
-from alerts.rules import Change
+from alerts.rules import Change, RuleBook
 from benchmarks.runner import START_T, ClipRun, decided
 from gridwatch.config import CameraSettings, Config
 from gridwatch.detection_log import Break, DetectionLog, Entry
@@ -26,9 +26,19 @@ from pipeline.analyse.scenario import (
 )
 from pipeline.exceptions import ConfigError, NotKeptError
 from pipeline.frame import Frame, Image
-from pipeline.observation import Json
+from pipeline.observation import Json, Observation
 
-__all__ = ["Replayable", "Replayed", "Setting", "changed", "parse_setting", "replay"]
+__all__ = [
+    "Replayable",
+    "Replayed",
+    "Said",
+    "Setting",
+    "changed",
+    "judge_again",
+    "parse_setting",
+    "replay",
+    "said_then",
+]
 
 THRESHOLDS = "thresholds"
 
@@ -53,6 +63,27 @@ class Setting:
     def key(self) -> str:
         """Scenario and parameter."""
         return f"{self.scenario}.{self.name}"
+
+    @property
+    def of_rule(self) -> bool:
+        """Whether it bears on the rule alone: the scenario's observations stay as they are."""
+        in_rule = self.name in RuleParameters.model_fields
+        return in_rule and self.name not in load_scenario(self.scenario).reads_rule
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What scenarios said at one moment.
+
+    Attributes:
+        t: Stream time in seconds.
+        observations: For the rules.
+        interrupted: Whether the stream broke off.
+    """
+
+    t: float
+    observations: Sequence[Observation]
+    interrupted: bool
 
 
 def parse_setting(key: str, value: str) -> Setting:
@@ -155,9 +186,11 @@ class Replayed:
         frames: Frames that were shown.
         last_t: Time of the last of them.
         denser_s: By scenario, seconds for which it would have looked more often than it did.
+        said: What the rules were told, for `judge_again`.
     """
 
     changes: Sequence[Change]
+    said: Sequence[Said]
     frames: int
     last_t: float
     denser_s: Mapping[str, float]
@@ -179,7 +212,35 @@ class _OperatingPoints:
         raise AssertionError(f"{len(images)} pictures in a replay")
 
 
-def replay(log: Replayable, settings: Sequence[Setting] = ()) -> Replayed:
+def said_then(log: Replayable, scenario: str) -> Replayed | None:
+    """What one scenario said when the log was made; None where the stream broke off, of which the log says less."""
+    said: list[Said] = []
+    for entry, _ in log.entries:
+        if isinstance(entry, Break):
+            return None
+        shown = entry.scenarios.get(scenario)
+        said.append(Said(entry.t, shown.observations if shown is not None else (), False))
+    return Replayed((), said, len(said), said[-1].t if said else START_T, {})
+
+
+def judge_again(camera: CameraSettings, said: Iterable[Said]) -> list[Change]:
+    """The rules once more, with the camera's parameters, over what its scenarios said."""
+    rules = RuleBook(lambda _camera_id, scenario: camera.scenarios[scenario])
+    changes: list[Change] = []
+    for moment in said:
+        for observation in moment.observations:
+            changes += rules.update(observation)
+        changes += (
+            rules.interrupt(camera.id, moment.t)
+            if moment.interrupted
+            else rules.advance(moment.t, camera.id)
+        )
+    return changes
+
+
+def replay(
+    log: Replayable, settings: Sequence[Setting] = (), only: Collection[str] | None = None
+) -> Replayed:
     """Show a camera's scenarios their frames again.
 
     With the recorded parameters the decisions are the same, to the byte. Frames, tracks and measurements are those of
@@ -188,11 +249,15 @@ def replay(log: Replayable, settings: Sequence[Setting] = ()) -> Replayed:
     Args:
         log: From `Replayable.of`.
         settings: Parameters to try.
+        only: Scenarios to show them to; all by default. They know nothing of one another.
 
     Raises:
         ConfigError: if a value does not fit, or the log does not hold what it asks for.
     """
     camera = changed(log.camera, settings)
+    if only is not None:
+        chosen = {name: camera.scenarios[name] for name in camera.scenarios if name in only}
+        camera = camera.model_copy(update={"scenarios": chosen})
     analysers: list[ReplayAnalyser] = []
 
     def make(
@@ -210,6 +275,7 @@ def replay(log: Replayable, settings: Sequence[Setting] = ()) -> Replayed:
         engine.rules.restore(camera.id, log.rules)
     analyser = analysers[0]
     changes: list[Change] = []
+    said: list[Said] = []
     frames, last_t = 0, START_T
     try:
         for entry, frame in log.entries:
@@ -220,17 +286,19 @@ def replay(log: Replayable, settings: Sequence[Setting] = ()) -> Replayed:
                     else engine.camera_silent(camera.id, entry.t, 0.0, "")
                 )
                 changes += outcome.changes
+                said.append(Said(entry.t, outcome.observations, entry.interrupted))
             elif frame is not None:
                 analyser.shown = entry
                 for outcome in engine.step([frame]):
                     changes += outcome.changes
+                    said.append(Said(entry.t, outcome.observations, False))
                 frames, last_t = frames + 1, entry.t
     except NotKeptError as error:
         tried = ", ".join(setting.key for setting in settings) or "the log"
         raise ConfigError(
             f"{tried}: the log lacks a measurement ({error}): run the benchmark again"
         ) from error
-    return Replayed(changes, frames, last_t, dict(analyser.denser_s))
+    return Replayed(changes, said, frames, last_t, dict(analyser.denser_s))
 
 
 def _points(

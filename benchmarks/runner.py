@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "analyse",
     "decided",
     "measure",
+    "merged",
     "run_from_json",
     "run_to_json",
 ]
@@ -218,6 +219,28 @@ def decided(
     return ClipRun(_alarms(changes), _suppressed(changes), frames, last_s, notes, faults)
 
 
+def merged(fresh: ClipRun, recorded: ClipRun, scenarios: Collection[str]) -> ClipRun:
+    """A run with what `fresh` says of `scenarios` and what `recorded` says of the others."""
+    alarms = [a for a in recorded.alarms if a.scenario not in scenarios] + list(fresh.alarms)
+    given_up = [c for c in recorded.suppressed if c.scenario not in scenarios]
+    return ClipRun(
+        tuple(sorted(alarms, key=_alarm_order)),
+        tuple(sorted([*given_up, *fresh.suppressed], key=_candidate_order)),
+        recorded.frames,
+        recorded.last_s,
+        recorded.notes,
+        recorded.faults,
+    )
+
+
+def _alarm_order(alarm: Alarm) -> tuple[float, str, str]:
+    return alarm.t_s, alarm.scenario, alarm.subject
+
+
+def _candidate_order(candidate: Candidate) -> tuple[float, str, str, float]:
+    return candidate.t_s, candidate.scenario, candidate.subject, candidate.since_s
+
+
 def run_to_json(run: ClipRun) -> dict[str, Any]:
     """A run as JSON."""
     return asdict(run)
@@ -267,11 +290,11 @@ def _alarms(changes: Sequence[Change]) -> tuple[Alarm, ...]:
                 None if end_t is None else _seconds(end_t),
             )
         )
-    return tuple(sorted(alarms, key=lambda alarm: (alarm.t_s, alarm.scenario, alarm.subject)))
+    return tuple(sorted(alarms, key=_alarm_order))
 
 
 def _suppressed(changes: Sequence[Change]) -> tuple[Candidate, ...]:
-    return tuple(
+    candidates = [
         Candidate(
             change.key.scenario,
             change.key.subject,
@@ -282,7 +305,8 @@ def _suppressed(changes: Sequence[Change]) -> tuple[Candidate, ...]:
         )
         for change in changes
         if change.kind is ChangeKind.SUPPRESSED and change.decision is not None
-    )
+    ]
+    return tuple(sorted(candidates, key=_candidate_order))
 
 
 def _seconds(t: float) -> float:

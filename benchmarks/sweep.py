@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from alerts.rules import Change
 from benchmarks.evaluation import ClipOutcome, Evaluation, Options, judged
-from benchmarks.replay import Replayable, Setting, changed, parse_setting, replay
-from benchmarks.runner import ClipRun
+from benchmarks.replay import (
+    Replayable,
+    Replayed,
+    Setting,
+    changed,
+    judge_again,
+    parse_setting,
+    replay,
+    said_then,
+)
+from benchmarks.runner import ClipRun, decided, merged
 from benchmarks.score import Score, VerdictValue
 from benchmarks.settings import CameraTable
 from benchmarks.work import KeptClip, WorkFolder, read_run
-from gridwatch.config import Config
+from gridwatch.config import CameraSettings, Config
 from gridwatch.detection_log import read_log
 from pipeline.exceptions import ConfigError
 
@@ -27,6 +37,7 @@ class _Kept:
     clip: KeptClip
     run: ClipRun | None
     log: Replayable | None
+    said: dict[tuple[str, tuple[tuple[str, str], ...]], Replayed] = field(default_factory=dict)
 
 
 class KeptRun:
@@ -87,13 +98,40 @@ class KeptRun:
             outcomes.append(outcome)
             if kept.log is None or kept.run is None:
                 continue
-            replayed = replay(kept.log, settings)
             outcome.camera = changed(kept.log.camera, settings)
-            outcome.run = replayed.as_run(kept.run)
             outcome.log = clip.log
-            for scenario, seconds in replayed.denser_s.items():
+            outcome.run, denser = self._replay(kept, kept.log, kept.run, settings, outcome.camera)
+            for scenario, seconds in denser.items():
                 denser_s[scenario] = denser_s.get(scenario, 0.0) + seconds
         return judged(outcomes, CameraTable.of(self.config), options), denser_s
+
+    def _replay(
+        self,
+        kept: _Kept,
+        log: Replayable,
+        recorded: ClipRun,
+        settings: Sequence[Setting],
+        camera: CameraSettings,
+    ) -> tuple[ClipRun, Mapping[str, float]]:
+        """One clip: only what the settings bear on is done again, and what scenarios said is remembered."""
+        if not settings:
+            replayed = replay(log)
+            return replayed.as_run(recorded), replayed.denser_s
+        touched = {setting.scenario for setting in settings} & set(camera.scenarios)
+        changes: list[Change] = []
+        denser_s: dict[str, float] = {}
+        for scenario in sorted(touched):
+            own = [setting for setting in settings if setting.scenario == scenario]
+            steering = [setting for setting in own if not setting.of_rule]
+            memory = scenario, tuple(sorted((s.name, s.text) for s in steering))
+            if memory not in kept.said:
+                then = None if steering else said_then(log, scenario)
+                kept.said[memory] = then or replay(log, steering, {scenario})
+            replayed = kept.said[memory]
+            denser_s |= replayed.denser_s
+            changes += judge_again(camera, replayed.said)
+        fresh = decided(changes, recorded.frames, recorded.last_s, (), {})
+        return merged(fresh, recorded, touched), denser_s
 
     def _load(self, clip: KeptClip) -> _Kept:
         if clip.log is None or clip.camera is None:

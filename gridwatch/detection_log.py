@@ -22,6 +22,7 @@ import supervision as sv
 
 from pipeline.analyse.looks import Asked, Shown, ShownFrame
 from pipeline.exceptions import ConfigError
+from pipeline.observation import Condition, Observation, RelativeBox
 
 __all__ = ["SUFFIX", "Break", "DetectionLog", "Entry", "LogWriter", "read_header", "read_log"]
 
@@ -100,7 +101,11 @@ class LogWriter:
             shown.still_s,
             {model: _packed(detections) for model, detections in shown.seen.items()},
             {
-                name: [one.rate_hz, [[*asked, answer] for asked, answer in one.answers.items()]]
+                name: [
+                    one.rate_hz,
+                    [[*asked, answer] for asked, answer in one.answers.items()],
+                    [_said(observation) for observation in one.observations],
+                ]
                 for name, one in shown.scenarios.items()
             },
         ]
@@ -188,21 +193,17 @@ def _objects(file: Path) -> Iterator[Any]:
         use_list=False, ext_hook=_array, strict_map_key=False, max_buffer_size=0
     )
     try:
-        with gzip.open(file, "rb") as stream:
-            while True:
-                try:
-                    chunk = stream.read(BLOCK_BYTES)
-                except (EOFError, zlib.error, gzip.BadGzipFile):
-                    return
-                if not chunk:
-                    return
-                unpacker.feed(chunk)
-                try:
-                    yield from unpacker
-                except (ValueError, msgpack.UnpackException):
-                    return
+        content = memoryview(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    while content:
+        member = zlib.decompressobj(wbits=31)  # gzip
+        try:
+            unpacker.feed(member.decompress(content))
+            yield from unpacker
+        except (zlib.error, ValueError, msgpack.UnpackException):
+            return
+        content = memoryview(member.unused_data)
 
 
 def _packed(detections: sv.Detections) -> list[Any]:
@@ -233,7 +234,43 @@ def _frame(camera_id: str, item: tuple[Any, ...]) -> ShownFrame:
         motion,
         still_s,
         {model: _unpacked(*packed) for model, packed in seen.items()},
-        {name: Shown(rate_hz, _answers(answers)) for name, (rate_hz, answers) in scenarios.items()},
+        {
+            name: Shown(
+                rate_hz,
+                _answers(answers),
+                tuple(_observation(name, camera_id, *fields) for fields in said),
+            )
+            for name, (rate_hz, answers, said) in scenarios.items()
+        },
+    )
+
+
+def _said(o: Observation) -> list[Any]:
+    detail = json.dumps(dict(o.detail), ensure_ascii=False)  # JSON, so that a list stays one
+    return [o.subject, o.t, o.condition.value, o.confidence, o.box, o.severity, detail]
+
+
+def _observation(
+    scenario: str,
+    camera_id: str,
+    subject: str,
+    t: float,
+    condition: str,
+    confidence: float,
+    box: RelativeBox | None,
+    severity: str | None,
+    detail: str,
+) -> Observation:
+    return Observation(
+        scenario,
+        camera_id,
+        subject,
+        t,
+        Condition(condition),
+        confidence,
+        box,
+        severity,
+        json.loads(detail),
     )
 
 

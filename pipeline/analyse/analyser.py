@@ -152,7 +152,7 @@ class CameraAnalyser:
             scene = self._scene(r.scenario, frame, motion, looks.get(r.scenario.id, look_now))
             observations += self._observe(r, scene)
         if self._keep is not None:
-            self._keep(self._shown(frame, motion, results, looks))
+            self._keep(self._shown(frame, motion, results, looks, observations))
         # Models that did not look again: nothing has moved for them.
         for model, sight in self._sights.items():
             if model not in results and not motion.moved:
@@ -199,10 +199,15 @@ class CameraAnalyser:
         motion: Motion,
         models: Iterable[str],
         looks: Mapping[str, KeptLooks],
+        observations: Sequence[Observation],
     ) -> ShownFrame:
         """What a replay needs of the frame that was just observed."""
         scenarios = {
-            r.scenario.id: Shown(self._need(r, frame.t).rate_hz, dict(looks[r.scenario.id].answers))
+            r.scenario.id: Shown(
+                self._need(r, frame.t).rate_hz,
+                dict(looks[r.scenario.id].answers),
+                tuple(o for o in observations if o.scenario == r.scenario.id),
+            )
             for r in self._running
             if r.scenario.id in looks
         }

@@ -6,13 +6,14 @@ from what was kept, and the picture is black.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import supervision as sv
 
 from pipeline.exceptions import NotKeptError
+from pipeline.observation import Observation
 
 __all__ = ["Asked", "KeptLooks", "Look", "LooksAgain", "Shown", "ShownFrame", "look_now"]
 
@@ -94,10 +95,12 @@ class Shown:
     Attributes:
         rate_hz: Frames per second that it wanted from then on.
         answers: What it measured.
+        observations: What it said.
     """
 
     rate_hz: float
     answers: Mapping[Asked, Any]
+    observations: Sequence[Observation] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import supervision as sv
@@ -109,6 +110,7 @@ class Scenario(ABC, Generic[P]):
         replayed: Parameters of its own that a replay of a detection log may change beside those of the rule: none of
             them steers what is measured in pixels. None where it cannot be replayed: it reads pixels outside of
             `Scene.look`.
+        reads_rule: Parameters of the rule that its observations depend on, too.
 
     Attributes:
         active_model: The model that is to see this camera's frames now; a scenario that needs it for a while only
@@ -120,6 +122,7 @@ class Scenario(ABC, Generic[P]):
     Parameters: ClassVar[type[ScenarioParameters]]
     model: ClassVar[str | None] = None
     replayed: ClassVar[frozenset[str] | None] = None
+    reads_rule: ClassVar[frozenset[str]] = frozenset(RuleParameters.model_fields)
 
     def __init__(self, camera: CameraContext, parameters: P) -> None:
         self.camera = camera
@@ -160,7 +163,13 @@ class Scenario(ABC, Generic[P]):
 
 def scenario_names() -> list[str]:
     """Identifiers of all installed scenarios, sorted."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
+    return sorted({point.name for point in _points(entry_points)})
+
+
+@cache
+def _points(find: Callable[..., Iterable[EntryPoint]]) -> tuple[EntryPoint, ...]:
+    """Read once: every look goes through the metadata of all that is installed."""
+    return tuple(find(group=ENTRY_POINT_GROUP))
 
 
 def load_scenario(name: str) -> type[Scenario[ScenarioParameters]]:
@@ -169,7 +178,7 @@ def load_scenario(name: str) -> type[Scenario[ScenarioParameters]]:
     Raises:
         ScenarioError: if there is none of that name, or it cannot be imported, or is no scenario, or has no title.
     """
-    points = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
+    points = [point for point in _points(entry_points) if point.name == name]
     if not points:
         raise ScenarioError(
             f"scenario {name!r} is not installed; expected one of {', '.join(scenario_names())}"

@@ -155,6 +155,7 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
         {"severity", "active", "cabin", "mount", "include_bicycles", "min_box_area"}
         | {"enter_share", "leave_share"}
     )
+    reads_rule: ClassVar[frozenset[str]] = frozenset({"max_gap"})
 
     def __init__(self, camera: CameraContext, parameters: EbikeInElevatorParameters) -> None:
         super().__init__(camera, parameters)

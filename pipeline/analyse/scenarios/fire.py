@@ -267,6 +267,7 @@ class Fire(Scenario[FireParameters]):
     replayed: ClassVar[frozenset[str] | None] = frozenset(
         {"severity", "zones", "mute_after", "forget_after"}
     )
+    reads_rule: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, camera: CameraContext, parameters: FireParameters) -> None:
         super().__init__(camera, parameters)

@@ -241,6 +241,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
     replayed: ClassVar[frozenset[str] | None] = frozenset(
         {"severity", "active", "zones", "classes", "still_speed", "min_box_area"}
     )
+    reads_rule: ClassVar[frozenset[str]] = frozenset({"clear_after", "max_gap"})
 
     def __init__(self, camera: CameraContext, parameters: IllegalParkingParameters) -> None:
         super().__init__(camera, parameters)

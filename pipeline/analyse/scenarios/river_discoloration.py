@@ -157,6 +157,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
     replayed: ClassVar[frozenset[str] | None] = frozenset(
         {"severity", "warm_up", "min_delta_e", "min_share", "adapt", "relearn_after"}
     )
+    reads_rule: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, camera: CameraContext, parameters: RiverParameters) -> None:
         super().__init__(camera, parameters)
