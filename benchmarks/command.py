@@ -6,15 +6,21 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
+from benchmarks.compare import compare, load_document
 from benchmarks.evaluation import Evaluation, Options, evaluate
+from benchmarks.report import write_report
+from benchmarks.report_csv import write_alarms
 from benchmarks.report_json import document
-from benchmarks.report_text import print_report
+from benchmarks.report_junit import junit
+from benchmarks.report_text import print_comparison, print_report
 from benchmarks.score import VerdictValue
+from benchmarks.texts import Language
 from pipeline.exceptions import ConfigError
 
 __all__ = ["Gate", "passes", "run_benchmark"]
@@ -35,8 +41,13 @@ def run_benchmark(
     gate: Gate | None,
     work: Path | None = None,
     fresh: bool = False,
+    report: Path | None = None,
+    csv_file: Path | None = None,
+    junit_file: Path | None = None,
+    baseline: Path | None = None,
+    language: Language = "en",
 ) -> int:
-    """Run the clips, print the report, write the JSON document.
+    """Run the clips, print the report, write what is asked for.
 
     Args:
         paths: Video files and folders of them.
@@ -49,6 +60,11 @@ def run_benchmark(
         gate: Which verdict is needed for a status of 0.
         work: Folder for results and detection logs; None keeps nothing.
         fresh: Analyse every clip again, whatever `work` holds.
+        report: Folder for the page and all the files beside it.
+        csv_file: Where a table of alarms and misses goes.
+        junit_file: Where the JUnit XML goes.
+        baseline: JSON document of an earlier run to compare with.
+        language: Of the text, and in which the page opens.
 
     Returns:
         0, or 1 where the gate is not passed.
@@ -56,10 +72,10 @@ def run_benchmark(
     Raises:
         ConfigError: if clips, settings or a label file cannot be used at all.
     """
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ConfigError(
-            f"{json_file}: found no folder {json_file.parent}, expected one to write to"
-        )
+    for file in (json_file, csv_file, junit_file, report):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(f"{file}: found no folder {file.parent}, expected one to write to")
+    before = None if baseline is None else load_document(baseline)
     options = Options(target, window_s, rate_per_hour, workers or os.cpu_count() or 1, work, fresh)
     started_s = time.monotonic()
     evaluation = evaluate(paths, settings, options)
@@ -67,14 +83,29 @@ def run_benchmark(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
-    print_report(evaluation, wall_s, console)
-    if json_file is not None:
-        text = json.dumps(document(evaluation, wall_s), ensure_ascii=False, indent=1)
-        try:
-            json_file.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{json_file}: cannot be written: {error.strerror}") from error
+    print_report(evaluation, wall_s, console, language)
+    result = document(evaluation, wall_s)
+    result["comparison"] = None
+    if before is not None:
+        comparison = compare(before, result)
+        print_comparison(comparison, console, language)
+        result["comparison"] = asdict(comparison)
+    _write(json_file, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    _write(csv_file, write_alarms(result))
+    _write(junit_file, junit(result))
+    if report is not None:
+        page = write_report(report, result, evaluation.clips, language)
+        console.print(str(page), markup=False, soft_wrap=True)
     return 0 if gate is None or passes(evaluation, gate) else 1
+
+
+def _write(file: Path | None, text: str) -> None:
+    if file is None:
+        return
+    try:
+        file.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def passes(evaluation: Evaluation, gate: Gate) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def document(evaluation: Evaluation, wall_s: float) -> dict[str, Any]:
     }
     return {
         "schema": SCHEMA,
+        "site": site.site.name or site.site.id,
         "verdict": None
         if headline is None
         else {
@@ -84,6 +86,7 @@ def document(evaluation: Evaluation, wall_s: float) -> dict[str, Any]:
             "video_s": round(evaluation.video_s, 1),
             "times_real_time": round(evaluation.video_s / wall_s, 2) if wall_s > 0 else None,
             "workers": options.workers,
+            "finished": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         },
     }
 

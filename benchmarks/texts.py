@@ -47,6 +47,10 @@ class Phrase:
         """In one language, without markup."""
         return self.html_in(language).striptags()
 
+    def unescaped(self, language: Language) -> str:
+        """In one language as it stands, blanks and signs too: for texts without markup."""
+        return self.html_in(language).unescape()
+
     @property
     def both(self) -> str:
         """In both, without markup: for tool tips, of which a page cannot show one."""
