@@ -427,7 +427,8 @@ def _dispatch_checks(
         yield f"{place(path)}: {problem}"
     known = [*scenario_names(), HEALTH]
     for key, names in (("ladders", [*known, "default"]), ("departments", known)):
-        for name in getattr(settings, key):
+        written = getattr(settings, key) if key in settings.model_fields_set else ()
+        for name in written:
             if name not in names:
                 hint = _suggest(name, names) or _one_of(names)
                 yield f"{place((key, name))}: there is no scenario {name!r}{hint}"
