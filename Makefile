@@ -42,9 +42,9 @@ format: $(VENV)/.dev ## Format the code
 
 lock: ## Pin what pyproject.toml asks for into the two lock files
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet .
+	$(VENV)-lock/bin/pip install --quiet '.[console]'
 	$(VENV)-lock/bin/pip freeze --exclude gridwatch > requirements.lock
-	$(VENV)-lock/bin/pip install --quiet '.[dev]'
+	$(VENV)-lock/bin/pip install --quiet '.[console,dev,notify,postgres]'
 	$(VENV)-lock/bin/pip freeze --exclude gridwatch > requirements-dev.lock
 	rm -rf $(VENV)-lock
 
