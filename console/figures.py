@@ -166,6 +166,16 @@ def figures(
     )
 
 
+def _telling_depth(grids: set[str], parent: str) -> int:
+    """How many levels down to look: a level with a single grid tells nothing apart."""
+    depth = len(parent.split("/")) + 1 if parent else 1
+    while len({"/".join(grid.split("/")[:depth]) for grid in grids}) == 1 and any(
+        grid.count("/") >= depth for grid in grids
+    ):
+        depth += 1
+    return depth
+
+
 _Open = tuple[str, str, tuple[float, str]]
 
 
@@ -236,7 +246,7 @@ def _grids(
     opened_in: Sequence[_Open],
     simulated: bool,
 ) -> list[GridRow]:
-    depth = len(parent.split("/")) + 1 if parent else 1
+    depth = _telling_depth({fact.grid for fact in facts}, parent)
     by_path: dict[str, list[Fact]] = {}
     for fact in facts:
         by_path.setdefault("/".join(fact.grid.split("/")[:depth]), []).append(fact)
@@ -286,7 +296,7 @@ def _bins(
 
 
 def _heat(facts: Sequence[Fact], parent: str, timezone: tzinfo) -> dict[str, Heat]:
-    depth = len(parent.split("/")) + 1 if parent else 1
+    depth = _telling_depth({fact.grid for fact in facts}, parent)
     tables: dict[str, dict[str, list[int]]] = {
         "weekday": {str(day): [0] * 24 for day in range(7)},
         "scenario": {},
