@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from gridwatch.cli_tickets import PhotoOption, add_commands
 from gridwatch.logs import configure_logging
-from pipeline.exceptions import GridwatchError
+from pipeline.exceptions import ConfigError, GridwatchError
 
 __all__ = ["app", "main"]
 
@@ -300,6 +300,21 @@ def decisions_command(
         language=lang.value if lang else None,
         as_json=as_json,
     )
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def console(context: typer.Context) -> None:
+    """The operators' page in a browser; `gridwatch console --help` says more. Needs the extra `console`."""
+    try:
+        from console.command import app as console_app
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"console: {error.name} is not installed; expected the extra: pip install 'gridwatch[console]'"
+        ) from None
+    console_app(context.args, prog_name="gridwatch console")
 
 
 RegistryOption = Annotated[
