@@ -28,10 +28,14 @@ __all__ = ["PASSWORD", "chromium", "console_app", "log_in", "picture", "serve"]
 
 PASSWORD = "a-long-password"
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 def console_app(

@@ -29,7 +29,7 @@ from pipeline.analyse.looks import Shown, ShownFrame
 from pipeline.analyse.scenario import load_scenario
 from pipeline.exceptions import ConfigError
 from pipeline.frame import Frame
-from pipeline.observation import Condition, Observation
+from pipeline.observation import Condition, Json, Observation
 from pipeline.testing import Box, ScriptedDetector, frame_at
 from tests.benchmark_clips import SETTINGS, write_river
 
@@ -219,7 +219,9 @@ def shown_frames(draw: st.DrawFn) -> ShownFrame:
     t = draw(st.floats(1e9, 2e9))
     key = draw(st.lists(_number, max_size=4).map(tuple))
     box = draw(st.none() | st.just((0.1, 0.2, 0.3, 0.4)))
-    detail = draw(st.dictionaries(st.text(max_size=4), _number | st.lists(st.text(max_size=3))))
+    detail: dict[str, Json] = draw(
+        st.dictionaries(st.text(max_size=4), _number | st.lists(st.text(max_size=3)))
+    )
     said = Observation("fire", "one", "view", t, Condition.HOLDS, 0.5, box, None, detail)
     shown = Shown(draw(st.floats(0, 30)), {("x", key): draw(_value)}, (said,))
     return ShownFrame(
@@ -237,7 +239,11 @@ def shown_frames(draw: st.DrawFn) -> ShownFrame:
 
 def same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and bool(np.array_equal(a, b))
+        return isinstance(b, np.ndarray) and (a.dtype, a.shape, a.tobytes()) == (
+            b.dtype,
+            b.shape,
+            b.tobytes(),
+        )
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and a == b

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -163,7 +165,7 @@ def test_what_does_not_fit_together_is_named_by_its_place() -> None:
 
 
 def test_in_a_large_tree_an_unknown_grid_is_answered_with_the_nearest() -> None:
-    grids = {
+    grids: dict[str, Any] = {
         f"t{n}": {"grids": {"g": {"grids": {f"m{k}": {} for k in range(58)}}}} for n in range(148)
     }
     settings = DispatchSettings.model_validate({"grids": grids})

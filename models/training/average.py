@@ -1,7 +1,7 @@
 """Weighted mean of checkpoints of one architecture: `python -m models.training.average OUT.pt A.pt=0.3 B.pt=0.7`.
 
-The mean of weights along a training run tends to generalise better than its end (Izmailov et al. 2018, SWA), and the mean
-with the weights it started from keeps what fine-tuning forgets (Wortsman et al. 2022, WiSE-FT).
+The mean of weights along a training run tends to generalise better than its end (Izmailov et al. 2018, SWA), and the
+mean with the weights it started from keeps what fine-tuning forgets (Wortsman et al. 2022, WiSE-FT).
 """
 
 from __future__ import annotations
