@@ -33,7 +33,7 @@ from pipeline.analyse.scenario import ScenarioParameters, load_scenario, scenari
 from pipeline.capture.health import HealthParameters
 from pipeline.capture.settings import StreamSettings, redact
 from pipeline.exceptions import ConfigError, ScenarioError
-from pipeline.units import Settings
+from pipeline.units import ByteSize, Settings
 
 __all__ = [
     "CameraSettings",
@@ -94,11 +94,16 @@ class StorageSettings(Settings):
         folder: Of all state; by default the service's ``STATE_DIRECTORY`` or the user's state folder.
         database: SQLAlchemy URL; by default SQLite in `folder`.
         keep_days: Disposed tickets and decision records older than this are deleted.
+        record_detections: Keep what scenarios saw, without pictures, so that `gridwatch benchmark replay` can try
+            other rules on it.
+        detections_bytes: Size of those logs, of all cameras together; the oldest are deleted.
     """
 
     folder: str = ""
     database: str = ""
     keep_days: float = Field(default=90, gt=0)
+    record_detections: bool = False
+    detections_bytes: ByteSize = Field(default=1024**3, ge=64 * 1024**2)
 
 
 class RuntimeSettings(Settings):

@@ -87,7 +87,12 @@ class LogWriter:
         self._flushed_t = float("-inf")
         self._output = file.open("wb")
         self._add([FORMAT, VERSION, camera_id, json.dumps(header, ensure_ascii=False)])
-        self.flush()
+        try:
+            self.flush()
+        except OSError:
+            self._output.close()
+            file.unlink(missing_ok=True)
+            raise
 
     def keep(self, shown: ShownFrame) -> None:
         """Take in an observed frame."""

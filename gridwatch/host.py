@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import structlog
@@ -29,6 +30,7 @@ from gridwatch.daemon import RELOAD, RETREAT, START_ANEW, STARTING, CrashNotes, 
 from gridwatch.engine import DetectorLike, Engine, Outcome
 from gridwatch.logs import configure_logging
 from gridwatch.metrics import Metrics, Reading
+from gridwatch.recording import Recording, camera_header
 from gridwatch.reload import (
     ACCEPTED,
     Candidate,
@@ -154,12 +156,19 @@ class Host:
         )
         detectors: dict[str, DetectorLike] = dict(self._detectors)
         self._quarantined = notes.quarantined()
+        storage = config.storage
+        self._recording = (
+            Recording(folder / "detections", storage.detections_bytes, self._log_header)
+            if storage.record_detections
+            else None
+        )
         self.engine = Engine(
             config,
             detectors,
             self._cameras,
             at_work=notes.analysing,
             quarantined=self._quarantined,
+            recorder=self._recording,
         )
         self._ready = threading.Event()
         self.readers = {camera.id: self._reader(camera) for camera in self._cameras}
@@ -284,6 +293,9 @@ class Host:
                 self._ready.wait(0.1)
                 self._ready.clear()
                 continue
+            if self._recording is not None:
+                for frame in frames:
+                    self._recording.prepare(frame.camera_id, frame.t)
             try:
                 outcomes = self.engine.step(frames)
             except Exception:
@@ -299,6 +311,15 @@ class Host:
                 self.metrics.frame_to_result.observe(done_s - frame.arrived_s)
                 self.scheduler.analysed(frame)
                 self._silent.discard(frame.camera_id)
+
+    def _log_header(self, camera_id: str) -> dict[str, Any]:
+        """What a detection log begins with, before its first frame is seen."""
+        thresholds = {name: detector.thresholds for name, detector in self._detectors.items()}
+        camera = next(camera for camera in self._cameras if camera.id == camera_id)
+        return camera_header(camera, self.config.site.timezone, thresholds) | {
+            "state": self.engine.state(camera_id),
+            "rules": self.engine.rules.snapshot(camera_id),
+        }
 
     def _chores(self, now_s: float) -> None:
         t = self._clock.now()
@@ -346,6 +367,8 @@ class Host:
                 continue
             try:
                 self.engine.reconfigure(camera)
+                if self._recording is not None:
+                    self._recording.restart(camera.id)
             except Exception as error:  # a plug-in may fail in any way
                 log.exception("camera keeps its former settings", camera=camera.id)
                 self._refuse(candidate, [f"camera {camera.id}: {type(error).__name__}: {error}"])
@@ -443,6 +466,8 @@ class Host:
         if self._evidence_server is not None:
             self._evidence_server.close()
         self.store.close()
+        if self._recording is not None:
+            self._recording.close()
         self.metrics.close()
         log.info("ended")
 
