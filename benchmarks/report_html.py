@@ -45,6 +45,7 @@ class Mistake:
     hint: Phrase
     picture: str | None
     close_up: str | None
+    on_right: bool
     badge: Phrase | None
 
     @property
@@ -252,6 +253,7 @@ def _mistakes(document: Document, shots: Shots) -> Iterator[Mistake]:
                     when,
                     why_false(clip, alarm, window_s),
                     *_uris(shots.get((clip["name"], "alarm", index))),
+                    _on_right(alarm),
                     say("new_badge") if ("alarm", clip["name"], index) in changed else None,
                 )
         for index, event in enumerate(clip["events"]):
@@ -265,6 +267,7 @@ def _mistakes(document: Document, shots: Shots) -> Iterator[Mistake]:
                     span,
                     why_missed(clip, event),
                     *_uris(shots.get((clip["name"], "event", index))),
+                    _on_right(event),
                     say("lost_badge") if ("event", clip["name"], index) in changed else None,
                 )
 
@@ -273,6 +276,12 @@ def _uris(shot: Shot | None) -> tuple[str | None, str | None]:
     if shot is None:
         return None, None
     return _uri(shot.whole), None if shot.close_up is None else _uri(shot.close_up)
+
+
+def _on_right(item: Document) -> bool:
+    """Whether it lies in the right half, where its close-up would cover it."""
+    box = item["box"]
+    return box is not None and bool(box[0] + box[2] > 1.0)
 
 
 def _uri(jpeg: bytes) -> str:
