@@ -104,7 +104,9 @@ async def events(
 ) -> Response:
     """Server-sent events of the tickets that this user sees; ``rows`` are those of the list's filters."""
     console = console_of(request)
-    reader = Reader(_query(user.grid, show, scenario, severity, grid, q), language_of(request))
+    reader = Reader(
+        _query(user.grid, show, scenario, severity, grid, q), language_of(request), user.name
+    )
 
     async def bytes_of() -> AsyncIterator[bytes]:
         async for text in console.hub.stream(reader, since):

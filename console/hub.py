@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from console.queries import Counts, TicketQuery, TicketReader, TicketRow
 from console.settings import Language
+from console.view import answer_in_words
 
 __all__ = ["Hub", "Reader", "event"]
 
@@ -44,10 +46,12 @@ class Reader:
     Attributes:
         query: What its list shows; its scope guards everything it is told.
         language: In which rows are rendered.
+        user: Who reads: hears what became of the own commands.
     """
 
     query: TicketQuery
     language: Language
+    user: str = ""
     queue: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(QUEUE))
 
     def send(self, text: str) -> None:
@@ -64,6 +68,7 @@ class Reader:
 class _News:
     tickets: set[str] = field(default_factory=set)
     statuses: set[str] = field(default_factory=set)
+    commands: set[str] = field(default_factory=set)
     stale: bool = False
 
 
@@ -104,7 +109,7 @@ class Hub:
         """Tell the readers that something changed; from any thread.
 
         Args:
-            kind: ``ticket``, ``camera``, ``host``, or another word for what only makes charts stale.
+            kind: ``ticket``, ``command``, ``camera``, ``host``, or another word for what only makes charts stale.
             subjects: Ids.
         """
         ids = {subjects} if isinstance(subjects, str) else set(subjects)
@@ -113,6 +118,8 @@ class Hub:
                 self._news.tickets |= ids
             elif kind in ("camera", "host"):
                 self._news.statuses |= ids
+            elif kind == "command":
+                self._news.commands |= ids
             self._news.stale = True
             loop = self._loop
         if loop is not None:
@@ -137,7 +144,7 @@ class Hub:
                 news, self._news = self._news, _News()
             stale = stale or news.stale
             try:
-                if self._readers and (news.tickets or news.statuses):
+                if self._readers and (news.tickets or news.statuses or news.commands):
                     await self._tell(news)
                 if stale and loop.time() >= changed_at + CHANGED_S:
                     changed_at, stale = loop.time(), False
@@ -188,9 +195,29 @@ class Hub:
             for reader, texts in plan:
                 for text in texts:
                     reader.send(text)
+        if news.commands:
+            for reader, text in await run_in_threadpool(
+                self._answers, sorted(news.commands), readers
+            ):
+                reader.send(text)
         for subject in sorted(news.statuses):
             for reader in readers:
                 reader.send(event("status", subject))
+
+    def _answers(self, ids: Sequence[str], readers: Sequence[Reader]) -> list[tuple[Reader, str]]:
+        """What was refused, to those who asked for it; what was done they see."""
+        told = []
+        for command in self._tickets.commands(ids):
+            waiting = [reader for reader in readers if reader.user == command.who]
+            detail = self._tickets.get(command.ticket_id, "") if waiting else None
+            if detail is not None and command.state == "refused":
+                for reader in waiting:
+                    notice = answer_in_words(command, detail.ticket, reader.language)
+                    said = json.dumps(
+                        {"kind": notice.kind, "text": notice.text}, ensure_ascii=False
+                    )
+                    told.append((reader, event("answer", said)))
+        return told
 
     def _plan(
         self, ids: Sequence[str], readers: Sequence[Reader]

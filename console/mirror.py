@@ -48,7 +48,7 @@ CLEARED_AFTER_S = 3.0  # an empty message that overtook a newer version must not
 RETRY_S = 1.0
 
 Change = Callable[[str, Sequence[str]], None]
-"""Called after a commit with what changed: ``ticket``, ``camera`` or ``host``, and which."""
+"""Called after a commit with what changed: ``ticket``, ``command``, ``camera`` or ``host``, and which."""
 
 
 class _Message(NamedTuple):
@@ -247,6 +247,7 @@ class Mirror:
             reason = self.reason or "the connection is lost"
             row |= {"state": "refused", "code": "unsent", "message": reason, "answered_t": now}
             self._refuse(command_id, "unsent", reason)
+            self.on_change("command", [command_id])
         self.on_change("ticket", [ticket.id])
         return CommandRow(
             command_id,
@@ -293,6 +294,7 @@ class Mirror:
                 sa.select(commands.c.ticket_id).where(commands.c.command_id == command_id)
             )
         self.on_change("ticket", [str(found)])
+        self.on_change("command", [command_id])
 
     # The network threads
 
@@ -392,6 +394,8 @@ class Mirror:
                 self._messages.labels(kind, result).inc()
                 if subject is not None:
                     changed.setdefault(_SAID_AS.get(kind, "ticket"), {})[subject] = None
+                    if kind == "replies":
+                        changed.setdefault("command", {})[topic[4]] = None
             for kind, subjects in changed.items():
                 announce(connection, self.instance, kind, list(subjects))
         return {kind: list(subjects) for kind, subjects in changed.items()}

@@ -257,6 +257,14 @@ class TicketReader:
             [_command(one) for one in command_rows],
         )
 
+    def commands(self, ids: Sequence[str]) -> list[CommandRow]:
+        """The commands with these ids."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(commands).where(commands.c.command_id.in_(list(ids)))
+            ).all()
+        return [_command(row) for row in rows]
+
     def thumbnail(self, ticket_id: str, scope: str) -> bytes | None:
         """The ticket's small JPEG."""
         statement = sa.select(tickets.c.thumbnail).where(

@@ -379,13 +379,11 @@ def _notices(
 
 
 def answer_in_words(command: CommandRow, ticket: Ticket, language: Language) -> Notice:
-    """The host's answer to a command, for the one who sent it."""
+    """Why a command was refused, for the one who sent it."""
 
     def word(key: str, **values: object) -> str:
         return say(language, key, **values)
 
-    if command.state == "ok":
-        return Notice("", word("command.ok", action=word(f"action.{command.action}")))
     return Notice("critical", _refusal(command, ticket, word))
 
 

@@ -5,6 +5,10 @@ Nothing here makes a ticket: the broker is embedded and the cameras are files, a
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +20,7 @@ from rich.console import Console
 
 from alerts.connection import BrokerSettings
 from gridwatch.config import Config, load_config
-from gridwatch.embedded_broker import EmbeddedBroker
+from gridwatch.embedded_broker import EmbeddedBroker, free_port
 from gridwatch.watch import FeedSettings, FeedView
 from pipeline.exceptions import ConfigError
 
@@ -24,11 +28,14 @@ __all__ = ["run_demo", "shipped_configuration"]
 
 SETTLE_S = 1.5  # the last messages are on their way when the daemon has ended
 STOP_S = 6.0
+CONSOLE_NEEDS = ("argon2", "fastapi", "jinja2", "python_multipart", "ruamel", "uvicorn")
 
 _TEXT = {
     "zh": {
         "start": "内置 MQTT 代理 127.0.0.1:{port} · {cameras} 路模拟摄像机 · 日志 {log}",
         "hint": "另开终端可执行: gridwatch tickets list -b 127.0.0.1:{port} --site {site}",
+        "console": "值守台: {url}（链接只能使用一次）",
+        "no_console": "未安装值守台: pip install 'gridwatch[console]'",
         "end": "共 {count} 张工单: {list}",
         "missing": "没有工单的场景: {list}",
         "kept": "工单库与证据: {folder}",
@@ -36,6 +43,8 @@ _TEXT = {
     "en": {
         "start": "embedded MQTT broker 127.0.0.1:{port} · {cameras} simulated cameras · log {log}",
         "hint": "in another terminal: gridwatch tickets list -b 127.0.0.1:{port} --site {site}",
+        "console": "operators' page: {url} (the link works once)",
+        "no_console": "the operators' page is not installed: pip install 'gridwatch[console]'",
         "end": "{count} tickets: {list}",
         "missing": "no ticket of: {list}",
         "kept": "tickets and evidence: {folder}",
@@ -60,10 +69,12 @@ def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) 
         0, or 1 where a scenario of the configuration raised no ticket although all clips were played.
     """
     once = once or not sys.stdout.isatty()
-    file = file or shipped_configuration()
+    folder = Path(tempfile.mkdtemp(prefix="gridwatch-demo-"))
+    if file is None:  # a copy: who draws zones in the demo must not change what is installed
+        file = folder / "cameras.yaml"
+        shutil.copyfile(shipped_configuration(), file)
     config = load_config(file)
     words = _TEXT["en" if (language or config.site.language) == "en" else "zh"]
-    folder = Path(tempfile.mkdtemp(prefix="gridwatch-demo-"))
     log = folder / "gridwatch.log"
     console = Console(highlight=False, soft_wrap=True)
     with EmbeddedBroker(port) as broker:
@@ -81,12 +92,16 @@ def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) 
         view = FeedView(settings, language, console)
         with view, log.open("w") as output:
             daemon = subprocess.Popen(_command(file, broker.port, folder, once=once), stderr=output)
+            page = _start_console(file, broker.port, folder, console, words)
             try:
                 _follow(view, daemon)
             except KeyboardInterrupt:
                 daemon.terminate()
             finally:
                 _end(daemon)
+                if page is not None:
+                    page.terminate()
+                    _end(page)
             view.follow(SETTLE_S)
     _sum_up(console, words, config, view, folder)
     if daemon.returncode not in (0, None):
@@ -99,13 +114,41 @@ def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) 
 def _command(file: Path, port: int, folder: Path, *, once: bool) -> list[str]:
     command = [sys.executable, "-m", "gridwatch.cli", "run", str(file)]
     command += ["--once"] if once else ["--set", "defaults.stream.loop=true"]
+    evidence = f"127.0.0.1:{free_port()}"
     overrides = [
         "broker.host=127.0.0.1",
         f"broker.port={port}",
+        f"evidence.listen={evidence}",
+        f"evidence.url_base=http://{evidence}",
         f"storage.folder={folder}",
         "runtime.log_format=json",
     ]
     return [*command, *(part for override in overrides for part in ("--set", override))]
+
+
+def _start_console(
+    file: Path, port: int, folder: Path, console: Console, words: dict[str, str]
+) -> subprocess.Popen[bytes] | None:
+    """The operators' page beside the demo, where its extra is installed; whoever has the link is logged in."""
+    if any(importlib.util.find_spec(name) is None for name in CONSOLE_NEEDS):
+        console.print(words["no_console"], style="dim")
+        return None
+    token = secrets.token_urlsafe(24)
+    web_port = free_port()
+    command = [sys.executable, "-m", "gridwatch.cli", "console", "--config", str(file)]
+    command += ["--broker", f"127.0.0.1:{port}", "--folder", str(folder / "console")]
+    command += ["--port", str(web_port)]
+    with (folder / "console.log").open("w") as output:
+        page = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            # By the environment and not as an argument, which every process may read.
+            env={**os.environ, "GRIDWATCH_CONSOLE_TOKEN": token},
+        )
+    url = f"http://127.0.0.1:{web_port}/login/{token}"
+    console.print(words["console"].format(url=url), style="bold cyan")
+    return page
 
 
 def _follow(view: FeedView, daemon: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pipeline.exceptions import BrokerError
 
-__all__ = ["EmbeddedBroker"]
+__all__ = ["EmbeddedBroker", "free_port"]
 
 START_TIMEOUT_S = 15.0
 
@@ -31,7 +31,7 @@ class EmbeddedBroker:
     """
 
     def __init__(self, port: int = 0) -> None:
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="embedded-broker", daemon=True)
         self._broker: Any = None
@@ -88,7 +88,8 @@ class EmbeddedBroker:
         self._loop.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of the loopback address that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
