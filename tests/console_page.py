@@ -24,7 +24,7 @@ from tests.broker import free_port, wait_for
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["PASSWORD", "chromium", "console_app", "log_in", "picture", "serve"]
+__all__ = ["PASSWORD", "chromium", "console_app", "log_in", "picture", "serve", "until"]
 
 PASSWORD = "a-long-password"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -105,3 +105,8 @@ def picture(page: Page, name: str, *, whole: bool = False) -> None:
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=whole)
+
+
+def until(page: Page, script: str, timeout_s: float = 20.0) -> None:
+    """Wait until an expression holds on the page; Playwright's own way needs an eval, which the page forbids."""
+    wait_for(lambda: bool(page.evaluate(script)), timeout_s, script)

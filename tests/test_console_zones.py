@@ -26,7 +26,7 @@ from gridwatch.reload import Revision
 from pipeline.exceptions import ConfigError, StaleConfigError
 from tests.broker import mosquitto, wait_for
 from tests.conftest import REPOSITORY
-from tests.console_page import PASSWORD, chromium, console_app, log_in, picture, serve
+from tests.console_page import PASSWORD, chromium, console_app, log_in, picture, serve, until
 
 SHIPPED = REPOSITORY / "cameras.yaml"
 TRIANGLE = ((0.1, 0.1), (0.5, 0.12345), (1.0, 1.0))
@@ -318,7 +318,7 @@ def test_a_polygon_drawn_in_chromium_is_used_by_the_running_daemon(tmp_path: Pat
                 faults: list[str] = []
                 page.on("pageerror", lambda error: faults.append(str(error)))
                 page.goto(f"{address}/zones?camera=yard-2")
-                page.wait_for_function("document.getElementById('z-image').naturalWidth > 0")
+                until(page, "document.getElementById('z-image').naturalWidth > 0")
                 page.click("[data-add='fire.zones']")
                 box = page.locator("#z-svg").bounding_box()
                 assert box is not None
@@ -334,13 +334,13 @@ def test_a_polygon_drawn_in_chromium_is_used_by_the_running_daemon(tmp_path: Pat
                 # A corner across the others' side is told at once, and undone.
                 page.mouse.move(*at(0.25, 0.85))
                 page.mouse.down()
-                page.mouse.move(*at(0.9, 0.1), steps=4)
+                page.mouse.move(*at(0.5, 0.1), steps=4)
                 page.mouse.up()
                 page.locator("#z-valid.bad").wait_for()
                 assert page.locator("#z-apply").is_disabled()
                 page.keyboard.press("Control+z")
                 page.locator("#z-valid:not(.bad)").wait_for()
-                page.wait_for_function("!document.getElementById('z-apply').disabled")
+                until(page, "!document.getElementById('z-apply').disabled")
                 picture(page, "console-zones", whole=True)
                 page.click("#z-apply")
                 page.locator("#z-state.ok").wait_for(timeout=60_000)
