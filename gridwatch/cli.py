@@ -330,6 +330,53 @@ def models_list(registry: RegistryOption = None) -> None:
     list_models(registry)
 
 
+@models_app.command("show")
+def models_show(name: str, registry: RegistryOption = None) -> None:
+    """One model: classes, input, operating points, sha256, licence, and its card with the measured figures."""
+    from gridwatch.models_view import show_model
+
+    show_model(name, registry)
+
+
+@models_app.command("train")
+def models_train(
+    name: Annotated[str, typer.Argument(help="vehicles, fire or water.")],
+    data: Annotated[Path, typer.Option(help="Folder with the labelled sources.")],
+    out: Annotated[Path, typer.Option(help="Registry folder to write into.")],
+    work: Annotated[Path, typer.Option(help="Data sets and runs.")] = Path("training"),
+    start: Annotated[Path, typer.Option(help="Start weights.")] = Path("yolo11n.pt"),
+    renders: Annotated[Path | None, typer.Option(help="Folder of rendered pictures.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where the last run stopped.")] = False,
+    int8: Annotated[bool, typer.Option(help="Make an 8-bit variant too.")] = False,
+    stage: Annotated[str, typer.Option(help="How far the model has come.")] = "trial",
+    options: Annotated[
+        list[str] | None, typer.Option("--set", help="Training option KEY=VALUE.")
+    ] = None,
+) -> None:
+    """Assemble the data set, train, measure and register a model (needs the extra `train`)."""
+    from gridwatch.models_view import train_command
+
+    train_command(
+        name, data, work, out, start, renders, resume=resume, int8=int8, stage=stage,
+        options=options or [],
+    )  # fmt: skip
+
+
+@models_app.command("register")
+def models_register(
+    name: Annotated[str, typer.Argument(help="vehicles, fire or water.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any epoch (.pt).")],
+    dataset: Annotated[Path, typer.Option(help="Assembled data set to measure on.")],
+    out: Annotated[Path, typer.Option(help="Registry folder to write into.")],
+    int8: Annotated[bool, typer.Option(help="Make an 8-bit variant too.")] = False,
+    stage: Annotated[str, typer.Option(help="How far the model has come.")] = "trial",
+) -> None:
+    """Export a checkpoint, measure it and register it (needs the extra `train`)."""
+    from gridwatch.models_view import register_command
+
+    register_command(name, checkpoint, dataset, out, int8=int8, stage=stage)
+
+
 @models_app.command("verify")
 def models_verify(registry: RegistryOption = None) -> None:
     """Check every weight file: sha256, and that its inputs and outputs fit the registry."""
@@ -523,6 +570,9 @@ def benchmark_replay(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
     ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a sweep as SVG: accuracy over delay.")
+    ] = None,
 ) -> None:
     """Scenarios and rules again with other parameters, from the detection log: no video, no models, seconds.
 
@@ -534,7 +584,12 @@ def benchmark_replay(
     options = Options(target, window, rate, 1)
     raise typer.Exit(
         run_replay(
-            log, settings=settings or (), sweeps=sweeps or (), options=options, json_file=json_file
+            log,
+            settings=settings or (),
+            sweeps=sweeps or (),
+            options=options,
+            json_file=json_file,
+            chart=chart,
         )
     )
 

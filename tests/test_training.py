@@ -26,6 +26,7 @@ from models.training.evaluate import (
 from models.training.items import Box, Item
 from models.training.manifest import ManifestError, load_manifest
 from models.training.masks import polygons
+from models.training.workflow import choose_thresholds, entry_of, manifest_path
 
 cv2 = pytest.importorskip("cv2")
 
@@ -366,3 +367,36 @@ def test_a_class_is_measured_only_where_it_is_complete() -> None:
     assert (level["positives"], level["negatives"], level["true"], level["false"]) == (1, 1, 1, 1)
     assert level["precision"] == 0.5
     assert image_level([positive, negative], 0, 0.95)["recall"] == 0.0
+
+
+def level(threshold: float, true: int, false: int, positives: int) -> dict[str, float]:
+    precision = true / (true + false) if true + false else float("nan")
+    return {
+        "threshold": threshold,
+        "true": true,
+        "false": false,
+        "precision": precision,
+        "recall": true / positives,
+    }
+
+
+def test_thresholds_put_precision_first() -> None:
+    figures = {
+        "classes": {
+            "good": {"levels": [level(0.2, 9, 3, 10), level(0.4, 8, 0, 10), level(0.6, 5, 0, 10)]},
+            "poor": {"levels": [level(0.2, 9, 9, 10), level(0.6, 5, 2, 10)]},
+            "unseen": {"levels": [level(0.2, 0, 0, 10)]},
+        }
+    }
+    assert choose_thresholds(figures) == {"good": 0.4, "poor": 0.6, "unseen": 0.5}
+
+
+def test_an_entry_takes_size_and_task_from_the_manifest(tmp_path: Path) -> None:
+    weights = tmp_path / "water.onnx"
+    weights.write_bytes(b"weights")
+    manifest = load_manifest(manifest_path("water"))
+    entry = entry_of(manifest, weights, {"water": 0.25}, "trial")
+    assert (entry["task"], entry["input_px"]) == ("segment", [320, 320])
+    assert entry["file"] == "weights/water.onnx"
+    with pytest.raises(ValueError, match="expected one of fire, vehicles, water"):
+        manifest_path("boats")

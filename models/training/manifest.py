@@ -73,6 +73,7 @@ class Manifest:
         start_names: class name of the start weights → class of the model, whose head row is taken over.
         train: options of the training run.
         task: `detect` (boxes) or `segment` (boxes and masks).
+        input_px: height and width that the registered model takes.
         folder: where the manifest lies.
     """
 
@@ -84,6 +85,7 @@ class Manifest:
     start_names: Mapping[str, str] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     task: str = "detect"
+    input_px: tuple[int, int] = (416, 416)
     folder: Path = Path()
 
 
@@ -107,13 +109,22 @@ def load_manifest(path: Path) -> Manifest:
             f"{path.name}: found task {raw['task']!r}, expected one of {list(TASKS)}"
         )
     classes = tuple(raw["classes"])
+    height_px, width_px = raw.get("input_px", Manifest.input_px)
     sets = tuple(
         _source_set(entry, classes, f"{path.name}: sets[{index}]")
         for index, entry in enumerate(raw["sets"])
     )
     _check_classes(raw.get("teacher", {}).values(), classes, f"{path.name}: teacher")
     _check_classes(raw.get("start_names", {}).values(), classes, f"{path.name}: start_names")
-    return Manifest(**{**raw, "classes": classes, "sets": sets, "folder": path.parent})
+    return Manifest(
+        **{
+            **raw,
+            "classes": classes,
+            "sets": sets,
+            "input_px": (height_px, width_px),
+            "folder": path.parent,
+        }
+    )
 
 
 def _source_set(entry: Mapping[str, Any], classes: tuple[str, ...], place: str) -> SourceSet:
