@@ -313,6 +313,9 @@ def _judge(outcome: ClipOutcome, options: Options) -> None:
         _named(outcome, f"{scenario}: {reason}" if scenario else reason)
         for scenario, reason in sorted(run.faults.items())
     )
+    if outcome.measured is not None and outcome.measured.lying_rate:
+        # It is scored by its stamps, yet nobody knows what its label went by: no gate passes.
+        outcome.problems.append(_named(outcome, outcome.measured.note))
     if "" in run.faults:
         return
     outcome.scored = tuple(name for name in camera.scenarios if name not in run.faults)

@@ -12,7 +12,7 @@ from alerts.rules import Change, ChangeKind
 from gridwatch.config import CameraSettings, Config
 from gridwatch.engine import DetectorLike, Engine, Recorder
 from pipeline.capture.reader import CameraReader
-from pipeline.capture.source import open_source
+from pipeline.capture.source import AvSource, open_source
 from pipeline.exceptions import CaptureError
 from pipeline.observation import Json, RelativeBox
 
@@ -76,12 +76,14 @@ class Measure:
         rate_hz: Pictures per second by the stamps; None with fewer than two.
         note: What is odd about it; empty when nothing is.
         sha256: Of the file; empty where it is none.
+        lying_rate: Whether the rate tag is far from what the stamps say: whoever labelled by picture numbers is wrong.
     """
 
     duration_s: float
     rate_hz: float | None
     note: str
     sha256: str = ""
+    lying_rate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,9 @@ def measure(camera: CameraSettings) -> Measure:
     source = open_source(camera.stream, camera.stream.analysed_url)
     try:
         tagged_hz = source.info.rate_hz
+        # What other programs go by where the container states no mean rate.
+        guessed = source.stream.guessed_rate if isinstance(source, AvSource) else None
+        claimed_hz = tagged_hz or (float(guessed) if guessed else None)
         stamps: list[float] = []
         count = 0
         for packet in source.packets():
@@ -134,9 +139,10 @@ def measure(camera: CameraSettings) -> Measure:
         return Measure(round(duration_s, 3), None, note, sha256)
     rate_hz = (len(stamps) - 1) / span_s
     note = ""
-    if tagged_hz is not None and abs(tagged_hz - rate_hz) > LYING_RATE * rate_hz:
-        note = f"claims {tagged_hz:g} pictures per second, its stamps say {rate_hz:.3g}; the stamps are used"
-    return Measure(round(span_s + 1.0 / rate_hz, 3), round(rate_hz, 3), note, sha256)
+    lying = claimed_hz is not None and abs(claimed_hz - rate_hz) > LYING_RATE * rate_hz
+    if lying:
+        note = f"claims {claimed_hz:g} pictures per second, its stamps say {rate_hz:.3g}; the stamps are used"
+    return Measure(round(span_s + 1.0 / rate_hz, 3), round(rate_hz, 3), note, sha256, lying)
 
 
 def _hash(file: Path) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -247,9 +247,7 @@ def _clip_to_json(kept: KeptClip) -> dict[str, Any]:
         "camera": None
         if kept.camera is None
         else {"id": kept.camera.id, **camera_to_json(kept.camera)},
-        "measured": None
-        if measured is None
-        else [measured.duration_s, measured.rate_hz, measured.note, measured.sha256],
+        "measured": None if measured is None else list(astuple(measured)),
         "problems": list(kept.problems),
         "notes": list(kept.notes),
         "log": None if kept.log is None else kept.log.name,

@@ -196,6 +196,10 @@ def test_a_lying_rate_is_noted_and_the_stamps_are_used(tmp_path: Path) -> None:
     assert measured.duration_s == pytest.approx(4.0, abs=0.25)
     assert measured.rate_hz == pytest.approx(RATE_HZ, rel=0.1)
     assert "its stamps say 5" in measured.note
+    evaluation = evaluate([path], settings, options())
+    assert "its stamps say 5" in evaluation.clips[0].problems[0]
+    assert evaluation.clips[0].scored  # by its stamps; but whose were the label's?
+    assert not passes(evaluation, "met")
 
 
 def test_a_clip_that_breaks_off_is_a_fault(clips: Path) -> None:
