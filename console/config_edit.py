@@ -288,11 +288,12 @@ def _edited(text: str, camera: YamlPath, one: RegionField, regions: Sequence[Reg
     if one.shape == "one":
         return _with(text, key, _flow(regions[0].points))
     present = _names(text, key)
-    for name in present.keys() - {region.name for region in regions}:
-        text = _without(text, (*key, name))
     for region in regions:
         if present.get(region.name) != _rounded(region.points):
             text = _with(text, (*key, region.name), _flow(region.points))
+    # Afterwards, so that a zone with another name leaves the mapping standing.
+    for name in present.keys() - {region.name for region in regions}:
+        text = _without(text, (*key, name))
     return text
 
 

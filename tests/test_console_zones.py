@@ -341,6 +341,7 @@ def test_a_polygon_drawn_in_chromium_is_used_by_the_running_daemon(tmp_path: Pat
                 page.keyboard.press("Control+z")
                 page.locator("#z-valid:not(.bad)").wait_for()
                 until(page, "!document.getElementById('z-apply').disabled")
+                assert page.evaluate("document.documentElement.scrollWidth") <= 1440
                 picture(page, "console-zones", whole=True)
                 page.click("#z-apply")
                 page.locator("#z-state.ok").wait_for(timeout=60_000)
