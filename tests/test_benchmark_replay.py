@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,7 @@ def run(clips: Path, work: Path, *, fresh: bool = False) -> Evaluation:
 
 def test_a_run_that_was_stopped_goes_on_and_its_logs_replay_it(kept: tuple[Path, Path]) -> None:
     clips, work = kept
-    first = run(clips, work)
+    first = run(clips, work, fresh=True)
     assert first.kept == 0
     # Stopped after one clip: the other has no result, and half a log that nobody believes.
     by_name = {outcome.clip.name: outcome for outcome in first.clips}
@@ -404,7 +405,14 @@ def test_the_command_prints_a_report_or_a_grid(kept: tuple[Path, Path], tmp_path
     assert json.loads(out.read_text())["replay"] == {"river_discoloration.raise_after": "2s"}
     text = command(work, "--sweep", "river_discoloration.raise_after=60s,90s")
     assert "No setting raised an alarm" in text
-    text = command(work, "--sweep", "river_discoloration.raise_after=2s,60s")
+    text = command(
+        work, "--sweep", "river_discoloration.raise_after=2s,60s", "--chart", tmp_path / "sweep.svg"
+    )
+    drawn = ET.parse(tmp_path / "sweep.svg").getroot()
+    circles = drawn.findall(".//{http://www.w3.org/2000/svg}circle")
+    assert [circle.get("class") for circle in circles] == ["best"]
+    with pytest.raises(ConfigError, match="nothing to draw, expected --sweep"):
+        command(work, "--chart", tmp_path / "none.svg")
     assert "Best that keeps 98.8% (not proven): river_discoloration.raise_after=2s" in text
     with pytest.raises(ConfigError, match=r"found neither run.json nor a log"):
         command(tmp_path)
