@@ -20,6 +20,7 @@ from benchmarks.replay import Replayable, Setting, parse_setting, replay
 from benchmarks.report_json import document
 from benchmarks.report_text import print_report
 from benchmarks.sweep import Cell, Grid, KeptRun, parse_axis, sweep
+from benchmarks.sweep_chart import sweep_chart
 from benchmarks.work import RUN_NAME, default_folder
 from gridwatch.config import Config
 from gridwatch.detection_log import SUFFIX, read_log
@@ -39,6 +40,7 @@ def run_replay(
     sweeps: Sequence[str],
     options: Options,
     json_file: Path | None,
+    chart: Path | None = None,
 ) -> int:
     """Replay a benchmark's run, or what a daemon recorded, with other parameters; print what comes of it.
 
@@ -48,6 +50,7 @@ def run_replay(
         sweeps: ``SCENARIO.PARAMETER=VALUE,VALUE,...`` each; a grid of all of them.
         options: What the figures are asked for.
         json_file: Where the JSON document goes.
+        chart: Where a sweep's picture goes, an SVG file.
 
     Returns:
         0.
@@ -57,6 +60,8 @@ def run_replay(
     """
     fixed = [parse_setting(*_split(text)) for text in settings]
     axes = dict(parse_axis(text) for text in sweeps)
+    if chart is not None and not axes:
+        raise ConfigError(f"{chart}: there is nothing to draw, expected --sweep")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
@@ -77,6 +82,8 @@ def run_replay(
         print_grid(grid, options, console)
         times = len(grid.cells)
         _write(json_file, grid_document(grid, options))
+        if chart is not None:
+            _write_text(chart, sweep_chart(grid, options.target))
     else:
         evaluation, denser_s = run.replay(fixed, options)
         wall_s = time.monotonic() - started_s
@@ -195,13 +202,15 @@ def _document(evaluation: Evaluation, wall_s: float, fixed: Sequence[Setting]) -
 
 
 def _write(json_file: Path | None, data: Mapping[str, Any]) -> None:
-    if json_file is None:
-        return
+    if json_file is not None:
+        _write_text(json_file, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write_text(file: Path, text: str) -> None:
     try:
-        text = json.dumps(data, ensure_ascii=False, indent=1)
-        json_file.write_text(text + "\n", encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{json_file}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 # -- what a daemon recorded --------------------------------------------------------------------------------------------
