@@ -23,6 +23,7 @@ from models.training.evaluate import (
     image_level,
     iou_matrix,
 )
+from models.training.gallery import mistakes
 from models.training.items import Box, Item
 from models.training.manifest import ManifestError, load_manifest
 from models.training.masks import polygons
@@ -400,3 +401,10 @@ def test_an_entry_takes_size_and_task_from_the_manifest(tmp_path: Path) -> None:
     assert entry["file"] == "weights/water.onnx"
     with pytest.raises(ValueError, match="expected one of fire, vehicles, water"):
         manifest_path("boats")
+
+
+def test_a_gallery_counts_wrong_and_missed_of_complete_classes_only() -> None:
+    truth = [[0.0, 0, 10, 10, 0], [50, 50, 60, 60, 0]]
+    found = [[0.0, 0, 10, 10, 0.9, 0], [20, 20, 30, 30, 0.8, 0], [20, 20, 30, 30, 0.8, 1]]
+    assert mistakes(picture(found, truth, {0}), {0: 0.5, 1: 0.5}) == 2
+    assert mistakes(picture(found, truth, {0, 1}), {0: 0.5, 1: 0.5}) == 3

@@ -73,7 +73,8 @@ def drawn(
         x1, y1, x2, y2 = (row[:4] * scale).astype(int).tolist()
         cv2.rectangle(tile, (x1, y1), (x2, y2), WHITE, 1 if hit else 3)
     for row, hit in zip(picture.found, right, strict=True):
-        if row[4] < thresholds[int(row[5])]:
+        # What the source does not label completely can be called neither right nor wrong.
+        if row[4] < thresholds[int(row[5])] or int(row[5]) not in picture.complete:
             continue
         x1, y1, x2, y2 = (row[:4] * scale).astype(int).tolist()
         color = GREEN if hit else RED
