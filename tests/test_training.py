@@ -404,7 +404,7 @@ def test_an_entry_takes_size_and_task_from_the_manifest(tmp_path: Path) -> None:
 
 
 def test_a_gallery_counts_wrong_and_missed_of_complete_classes_only() -> None:
-    truth = [[0.0, 0, 10, 10, 0], [50, 50, 60, 60, 0]]
-    found = [[0.0, 0, 10, 10, 0.9, 0], [20, 20, 30, 30, 0.8, 0], [20, 20, 30, 30, 0.8, 1]]
+    truth = [[0.0, 0, 10, 10, 0], [50.0, 50, 60, 60, 0]]
+    found = [[0.0, 0, 10, 10, 0.9, 0], [20.0, 20, 30, 30, 0.8, 0], [20.0, 20, 30, 30, 0.8, 1]]
     assert mistakes(picture(found, truth, {0}), {0: 0.5, 1: 0.5}) == 2
     assert mistakes(picture(found, truth, {0, 1}), {0: 0.5, 1: 0.5}) == 3
