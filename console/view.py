@@ -146,7 +146,7 @@ def ticket_view(
         stages=list(_stages(ticket, word)),
         why=list(_why(ticket, word, clock)),
         chart=_chart(ticket.analyse.decision, word),
-        details=list(_details(ticket, word)),
+        details=list(_details(ticket, word, language)),
         media=[item for item in media if item.kind != "photo"],
         photos=[item for item in media if item.kind == "photo"],
         history=_history(detail, word),
@@ -244,8 +244,13 @@ def _chart(decision: Decision | None, word: _Word) -> Chart | None:
     return Chart(CHART_WIDTH, bars)
 
 
-def _details(ticket: Ticket, word: _Word) -> Iterator[tuple[str, str]]:
-    for name, value in ticket.analyse.detail.items():
+def _details(ticket: Ticket, word: _Word, language: Language) -> Iterator[tuple[str, str]]:
+    said = ticket.analyse.detail
+    for name, found in said.items():
+        base, _, suffix = name.rpartition("_")
+        if name == "since_s" or (suffix in ("zh", "en") and base in said):
+            continue  # said elsewhere, or the words of an identifier, which stand in its place
+        value = said.get(f"{name}_{language}", found)
         key = f"detail.{name}"
         label = word(key)
         shown = _value(value, word)

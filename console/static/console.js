@@ -31,10 +31,7 @@ document.addEventListener("htmx:responseError", (event) => {
 
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
-  const light = root.dataset.theme
-    ? root.dataset.theme === "light"
-    : matchMedia("(prefers-color-scheme: light)").matches;
-  root.dataset.theme = light ? "dark" : "light";
+  root.dataset.theme = root.dataset.theme === "light" ? "dark" : "light";
   try { localStorage.setItem("gridwatch.theme", root.dataset.theme); } catch { /* private mode */ }
   document.dispatchEvent(new CustomEvent("gw:theme"));
 });

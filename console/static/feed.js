@@ -129,10 +129,7 @@ function loadPane(id) {
 }
 
 document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.detail.target.id === "pane") {
-    document.body.classList.toggle("pane-open", paneTicket() !== null);
-  }
-  if (event.detail.target.id === "list") mark();
+  if (event.detail.target?.id === "list") mark(); // the stream's own swaps name no target
 });
 
 document.addEventListener("click", (event) => {
@@ -253,14 +250,14 @@ document.getElementById("keys-button")?.addEventListener("click", () => document
 
 const filters = document.getElementById("filters");
 if (filters) {
-  let typing;
   const go = () => {
     const asked = new URLSearchParams(new FormData(filters));
     for (const [name, value] of [...asked]) if (!value) asked.delete(name);
     location.assign(`/?${asked}`); // a page of its own: the address can be kept, and the stream follows the filters
   };
+  document.getElementById("filter-toggle").addEventListener("click", () => filters.classList.toggle("open"));
   filters.addEventListener("change", go);
-  filters.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(typing); go(); });
+  filters.addEventListener("submit", (event) => { event.preventDefault(); go(); });
 }
 
 // -- sound -----------------------------------------------------------------------------------------------------------
