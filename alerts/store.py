@@ -2,15 +2,19 @@
 
 SQLite in WAL mode with ``synchronous=FULL``: what `Store.commit` has confirmed survives a kill and a power cut. One
 writer thread owns all writes; whatever waits in its queue shares a transaction, and so an fsync. Readers never wait.
-The SQL is SQLAlchemy Core without dialect, so that a PostgreSQL URL serves the centre; the pragmas, the triggers and
+
+A PostgreSQL URL does the same on a server (`alerts.postgres`): a server that is away is waited for, and a commit whose
+answer was lost is asked for before it is repeated, so that nothing is lost and nothing is stored twice. The pragmas and
 the moving aside of a corrupt file are SQLite's alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,6 +26,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from alerts import postgres
 from alerts.accuracy import Fact, Miss, fact_of
 from alerts.calls import Call
 from alerts.escalation import Wait
@@ -45,20 +50,35 @@ _QUEUE = 1000
 # Waiting changes share one fsync; beyond this the first of them would wait for the others.
 _GROUP = 100
 
+# How often a server that is away is tried again: at once, then more and more rarely.
+_RETRY_S = (0.2, 5.0)
+# Stores on PostgreSQL exist since this schema.
+_FIRST_SERVER_SCHEMA = 3
+_APPLICATION = "gridwatch tickets"
+
 _metadata = sa.MetaData()
+# Numbers of rows that are never given twice; SQLite's own integer has 64 bits.
+_Number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _text(length: int) -> sa.types.TypeEngine[str]:
+    """SQLite takes the length for a remark; a server would refuse a camera's long name, which serves nobody."""
+    return sa.Text().with_variant(sa.String(length), "sqlite")
+
+
 _tickets = sa.Table(
     "tickets",
     _metadata,
-    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("id", _text(26), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("condition", sa.String(16), nullable=False),
-    sa.Column("scenario", sa.String(64), nullable=False),
-    sa.Column("camera", sa.String(64), nullable=False, index=True),
+    sa.Column("state", _text(16), nullable=False, index=True),
+    sa.Column("condition", _text(16), nullable=False),
+    sa.Column("scenario", _text(64), nullable=False),
+    sa.Column("camera", _text(64), nullable=False, index=True),
     sa.Column("subject", sa.Text, nullable=False),
     sa.Column("grid", sa.Text, nullable=False),
-    sa.Column("severity", sa.String(16), nullable=False),
-    sa.Column("outcome", sa.String(16)),
+    sa.Column("severity", _text(16), nullable=False),
+    sa.Column("outcome", _text(16)),
     sa.Column("simulated", sa.Boolean, nullable=False),
     sa.Column("raised_t", sa.Double, nullable=False, index=True),
     sa.Column("updated_t", sa.Double, nullable=False),
@@ -67,14 +87,14 @@ _tickets = sa.Table(
 _events = sa.Table(
     "events",
     _metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("seq", _Number, primary_key=True),
     sa.Column(
         "ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE"), index=True, nullable=False
     ),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("who", sa.String(64), nullable=False),
-    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("kind", _text(32), nullable=False),
+    sa.Column("who", _text(64), nullable=False),
+    sa.Column("source", _text(64), nullable=False),
     sa.Column("t", sa.Double, nullable=False),
     sa.Column("document", sa.Text, nullable=False),
     # Numbers are never given twice, not even after the newest rows were trimmed.
@@ -83,12 +103,12 @@ _events = sa.Table(
 _outbox = sa.Table(
     "outbox",
     _metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("seq", _Number, primary_key=True),
     sa.Column("topic", sa.Text, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
     sa.Column("qos", sa.Integer, nullable=False),
     sa.Column("retain", sa.Boolean, nullable=False),
-    sa.Column("ticket_id", sa.String(26)),
+    sa.Column("ticket_id", _text(26)),
     sa.Column("version", sa.Integer),
     sa.Column("created_t", sa.Double, nullable=False),
     sa.Column("published_t", sa.Double),
@@ -111,42 +131,42 @@ sa.Index(
 _decisions = sa.Table(
     "decisions",
     _metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("seq", _Number, primary_key=True),
     sa.Column("t", sa.Double, nullable=False, index=True),
-    sa.Column("camera", sa.String(64), nullable=False),
-    sa.Column("scenario", sa.String(64), nullable=False),
-    sa.Column("outcome", sa.String(16), nullable=False),
-    sa.Column("code", sa.String(32), nullable=False),
+    sa.Column("camera", _text(64), nullable=False),
+    sa.Column("scenario", _text(64), nullable=False),
+    sa.Column("outcome", _text(16), nullable=False),
+    sa.Column("code", _text(32), nullable=False),
     sa.Column("document", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
 _rule_state = sa.Table(
     "rule_state",
     _metadata,
-    sa.Column("camera", sa.String(64), primary_key=True),
+    sa.Column("camera", _text(64), primary_key=True),
     sa.Column("document", sa.Text, nullable=False),
 )
 _scenario_state = sa.Table(
     "scenario_state",
     _metadata,
-    sa.Column("camera", sa.String(64), primary_key=True),
-    sa.Column("scenario", sa.String(64), primary_key=True),
+    sa.Column("camera", _text(64), primary_key=True),
+    sa.Column("scenario", _text(64), primary_key=True),
     sa.Column("document", sa.Text, nullable=False),
 )
 _alarms = sa.Table(
     "alarms",
     _metadata,
-    sa.Column("camera", sa.String(64), primary_key=True),
-    sa.Column("scenario", sa.String(64), primary_key=True),
-    sa.Column("subject", sa.String(255), primary_key=True),
+    sa.Column("camera", _text(64), primary_key=True),
+    sa.Column("scenario", _text(64), primary_key=True),
+    sa.Column("subject", _text(255), primary_key=True),
     sa.Column("ticket_id", sa.ForeignKey("tickets.id", ondelete="CASCADE")),
     sa.Column("document", sa.Text, nullable=False),
 )
 _commands = sa.Table(
     "commands",
     _metadata,
-    sa.Column("user", sa.String(64), primary_key=True),
-    sa.Column("command_id", sa.String(64), primary_key=True),
+    sa.Column("user", _text(64), primary_key=True),
+    sa.Column("command_id", _text(64), primary_key=True),
     sa.Column("t", sa.Double, nullable=False),
     sa.Column("reply", sa.Text, nullable=False),
 )
@@ -154,7 +174,7 @@ _commands = sa.Table(
 _facts = sa.Table(
     "facts",
     _metadata,
-    sa.Column("ticket_id", sa.String(26), primary_key=True),
+    sa.Column("ticket_id", _text(26), primary_key=True),
     sa.Column("site", sa.Text, nullable=False),
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("scenario", sa.Text, nullable=False),
@@ -171,7 +191,7 @@ _facts = sa.Table(
 _misses = sa.Table(
     "misses",
     _metadata,
-    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("id", _text(26), primary_key=True),
     sa.Column("site", sa.Text, nullable=False),
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("camera", sa.Text, nullable=False),
@@ -217,7 +237,7 @@ sa.Index(
 _meta = sa.Table(
     "meta",
     _metadata,
-    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("key", _text(64), primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
 for _verb, _when in (
@@ -234,12 +254,20 @@ for _verb, _when in (
         ).execute_if(dialect="sqlite"),
     )
 
+for _statement in postgres.GUARDS:
+    sa.event.listen(
+        _events,
+        "after_create",
+        sa.DDL(_statement).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
+    )
+
 # Seconds since the epoch of an act in a ticket's document, such as 2026-05-01T08:30:00.125Z.
 _MOMENT = (
     "strftime('%s', json_extract(document, '$.dispose.{0}.time')) "
     "+ substr(json_extract(document, '$.dispose.{0}.time'), 21, 3) / 1000.0"
 )
-# Statements that lead from version n+1 to n+2 of the schema; a new store begins at the newest version.
+# Statements that lead from version n+1 to n+2 of the schema; a new store begins at the newest version. From the third
+# on they must be SQL that both SQLite and PostgreSQL take.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         (
@@ -380,6 +408,16 @@ class Batch:
 
 
 _OUTCOMES: Mapping[str | None, Outcome | None] = {None: None, **{str(o): o for o in Outcome}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A transaction whose commit was not answered."""
+
+    transaction: int
+    results: list[Any]
+
+
 _Work = Callable[[sa.Connection], Any]
 
 
@@ -389,13 +427,21 @@ class Store:
     Args:
         where: Path of the SQLite file (its folder is made), or an SQLAlchemy URL.
         read_only: For the command line and the console beside a running engine: no writer, no migration.
+        patience_s: How long a read or a write waits for a database server that is away, once the store is open; by
+            default for ever, or not at all with `read_only`.
 
     Raises:
-        StoreError: if it cannot be opened: corrupt, another program's, of a newer gridwatch, or not writable.
+        StoreError: if it cannot be opened: corrupt, another program's, of a newer gridwatch, not writable, or its
+            server is away or refuses us.
     """
 
-    def __init__(self, where: Path | str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, where: Path | str, *, read_only: bool = False, patience_s: float | None = None
+    ) -> None:
         self._read_only = read_only
+        self._patience_s = (0.0 if read_only else math.inf) if patience_s is None else patience_s
+        self._ending = threading.Event()
+        self._away_since_s: float | None = None
         self._place, self._engine = _engine(where, read_only=read_only)
         self._on_messages: list[Callable[[], None]] = []
         self._queue: queue.Queue[tuple[_Work, bool, Future[Any]] | None] = queue.Queue(_QUEUE)
@@ -418,7 +464,8 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Write what waits, then close."""
+        """Write what waits, then close; a server that is away is not waited for."""
+        self.lose_patience()
         with self._closing:
             if self._closed:
                 return
@@ -427,6 +474,23 @@ class Store:
             self._queue.put(None)
             self._writer.join()
         self._engine.dispose()
+
+    def lose_patience(self) -> None:
+        """From now on no read and no write waits for a server that is away: the program ends."""
+        self._ending.set()
+
+    def claim(self, host: str) -> None:
+        """Say that the engine of this host writes here; a database serves one, for they would drain one outbox.
+
+        Raises:
+            StoreError: if another host's engine does.
+        """
+        owner = self._submit(lambda connection: _claim(connection, host)).result()
+        if owner != host:
+            raise StoreError(
+                f"{self._place}: holds the tickets of host {owner!r}, expected those of {host!r}; give each host a "
+                "database of its own, or, where a host was renamed, delete the row 'host' of its table meta"
+            )
 
     # Writing
 
@@ -609,12 +673,16 @@ class Store:
 
     def open_evidence(self) -> set[str]:
         """Paths of the evidence of all open tickets, of which there may be thousands: never all in memory at once."""
-        paths: set[str] = set()
         query = sa.select(_tickets.c.document).where(_tickets.c.state.in_(sorted(OPEN_STATES)))
-        with self._mapped(), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=100).execute(query):
-                paths.update(item["path"] for item in json.loads(row.document)["evidence"])
-        return paths
+
+        def read() -> set[str]:
+            paths: set[str] = set()
+            with self._engine.connect() as connection:
+                for row in connection.execution_options(yield_per=100).execute(query):
+                    paths.update(item["path"] for item in json.loads(row.document)["evidence"])
+            return paths
+
+        return self._patiently(read)
 
     def events(self, ticket_id: str) -> list[Event]:
         """The ticket's audit trail, the oldest first."""
@@ -767,7 +835,9 @@ class Store:
 
     def next_call_t(self) -> float | None:
         """When the next call is to be tried; None if none waits."""
-        query = sa.select(sa.func.min(_calls.c.due_t).label("due_t")).where(_calls.c.done_t.is_(None))
+        query = sa.select(sa.func.min(_calls.c.due_t).label("due_t")).where(
+            _calls.c.done_t.is_(None)
+        )
         found = self._read(query)[0].due_t
         return None if found is None else float(found)
 
@@ -792,8 +862,33 @@ class Store:
     # Inside
 
     def _read(self, query: sa.Select[Any]) -> Sequence[Any]:
-        with self._mapped(), self._engine.connect() as connection:
-            return connection.execute(query).all()
+        def read() -> Sequence[Any]:
+            with self._engine.connect() as connection:
+                return connection.execute(query).all()
+
+        return self._patiently(read)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do it, again and again while the server is away and patience lasts."""
+        begun_s, delay_s = time.monotonic(), _RETRY_S[0]
+        while True:
+            try:
+                with self._mapped():
+                    result = work()
+            except StoreError as error:
+                if not self._is_server or not postgres.is_away(error.__cause__):
+                    raise
+                if self._away_since_s is None:
+                    self._away_since_s = time.monotonic()
+                    log.error("database away, retrying", reason=str(error))
+                if time.monotonic() - begun_s >= self._patience_s or self._ending.wait(delay_s):
+                    raise
+                delay_s = min(2 * delay_s, _RETRY_S[1])
+            else:
+                since_s, self._away_since_s = self._away_since_s, None
+                if since_s is not None:
+                    log.info("database is back", away_s=round(time.monotonic() - since_s, 1))
+                return result
 
     def _submit(self, work: Callable[[sa.Connection], T], *, wakes: bool = False) -> Future[T]:
         future: Future[T] = Future()
@@ -824,13 +919,12 @@ class Store:
                     self._transact([single], alone=True)
 
     def _transact(self, group: list[tuple[_Work, bool, Future[Any]]], *, alone: bool) -> bool:
+        works = [work for work, _, _ in group]
+        doubts: list[_Doubt] = []
         try:
-            with (
-                self._mapped(),
-                self._engine.connect().execution_options(writes=True) as connection,
-                connection.begin(),
-            ):
-                results = [work(connection) for work, _, _ in group]
+            if self._ending.is_set() and self._away_since_s is not None:
+                raise StoreError(f"{self._place}: is away, and the program ends")
+            results = self._patiently(lambda: self._attempt(works, doubts))
         except Exception as error:  # noqa: BLE001 - it belongs to the caller who waits on the future
             if alone:
                 group[0][2].set_exception(error)
@@ -841,6 +935,30 @@ class Store:
             for callback in self._on_messages:
                 self._call(callback)
         return True
+
+    def _attempt(self, works: Sequence[_Work], doubts: list[_Doubt]) -> list[Any]:
+        """One transaction; `doubts` holds the earlier attempt whose commit may have succeeded, if there is one."""
+        with (
+            self._engine.connect().execution_options(writes=True) as connection,
+            connection.begin() as transaction,
+        ):
+            if doubts:
+                if postgres.committed(connection, doubts[0].transaction):
+                    return doubts[0].results
+                doubts.clear()
+            results = [work(connection) for work in works]
+            if self._is_server:
+                doubt = _Doubt(postgres.transaction_id(connection), results)
+                try:
+                    transaction.commit()
+                except DBAPIError:
+                    doubts.append(doubt)
+                    raise
+            return results
+
+    @property
+    def _is_server(self) -> bool:
+        return self._engine.dialect.name != "sqlite"
 
     @staticmethod
     def _call(callback: Callable[[], None]) -> None:
@@ -854,7 +972,8 @@ class Store:
         try:
             yield
         except DBAPIError as error:
-            raise StoreError(f"{self._place}: {_explain(str(error.orig))}") from error
+            explain = postgres.explain if self._is_server else _explain
+            raise StoreError(f"{self._place}: {explain(str(error.orig))}") from error
         except SQLAlchemyError as error:
             raise StoreError(f"{self._place}: {str(error).splitlines()[0]}") from error
 
@@ -879,6 +998,8 @@ class Store:
                 )
             if version == 0:
                 _metadata.create_all(connection)
+            if self._is_server and 0 < version < _FIRST_SERVER_SCHEMA:
+                raise StoreError(f"{self._place}: has schema {version}, expected a new database")
             for statements in MIGRATIONS[version - 1 :] if version else ():
                 for statement in statements:
                     connection.execute(sa.text(statement))
@@ -886,11 +1007,8 @@ class Store:
 
     def _check(self, connection: sa.Connection) -> int:
         """The schema's version; 0 for an empty store."""
-        if connection.dialect.name != "sqlite":
-            if not sa.inspect(connection).has_table("meta"):
-                return 0
-            query = sa.select(_meta.c.value).where(_meta.c.key == "schema")
-            return int(connection.scalar(query) or 0)
+        if self._is_server:
+            return self._check_server(connection)
         owner = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
         version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
         if owner != _APPLICATION_ID and (version or sa.inspect(connection).get_table_names()):
@@ -903,6 +1021,21 @@ class Store:
             raise StoreError(f"{self._place}: is corrupt ({where}); {_CORRUPT_ADVICE}")
         return version
 
+    def _check_server(self, connection: sa.Connection) -> int:
+        present = set(sa.inspect(connection).get_table_names())
+        values: dict[str, str] = {}
+        if "meta" in present and _has_columns(connection, _meta):
+            query = sa.select(_meta).where(_meta.c.key.in_(["application", "schema"]))
+            values = {row.key: row.value for row in connection.execute(query)}
+        if values.get("application") != _APPLICATION:
+            if taken := present & set(_metadata.tables):
+                raise StoreError(
+                    f"{self._place}: another program has {', '.join(sorted(taken))} here, expected a gridwatch store "
+                    "or an empty database"
+                )
+            return 0
+        return int(values["schema"])
+
     @staticmethod
     def _stamp(connection: sa.Connection, version: int) -> None:
         if connection.dialect.name == "sqlite":
@@ -910,6 +1043,12 @@ class Store:
             connection.exec_driver_sql(f"PRAGMA user_version = {version}")
         else:
             _upsert(connection, _meta, {"key": "schema"}, {"value": str(version)})
+            _upsert(connection, _meta, {"key": "application"}, {"value": _APPLICATION})
+
+
+def _has_columns(connection: sa.Connection, table: sa.Table) -> bool:
+    found = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    return found >= set(table.c.keys())
 
 
 _CORRUPT_ADVICE = "restore a backup, or set it aside on purpose to begin a new one"
@@ -937,13 +1076,10 @@ def _engine(where: Path | str, *, read_only: bool) -> tuple[str, sa.Engine]:
             url = sa.make_url(where)
         except (SQLAlchemyError, ValueError) as error:
             raise StoreError("store: is no database URL, expected dialect://...") from error
-        place = f"store {url.render_as_string(hide_password=True)}"
         if url.get_backend_name() != "sqlite":
-            try:
-                return place, sa.create_engine(url)
-            except (ImportError, SQLAlchemyError) as error:
-                raise StoreError(f"{place}: its driver is missing: {error}") from error
+            return postgres.place_of(url), postgres.postgres_engine(url, read_only=read_only)
         path = Path(url.database or "")
+        place = f"store {path}"
     else:
         path = Path(where)
         place = f"store {path}"
@@ -1127,13 +1263,21 @@ def _upsert(
         connection.execute(table.insert().values(key | values))
 
 
+def _claim(connection: sa.Connection, host: str) -> str:
+    owner = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "host"))
+    if owner is None:
+        _upsert(connection, _meta, {"key": "host"}, {"value": host})
+    return str(owner or host)
+
+
 def _event_row(event: Event) -> dict[str, Any]:
     return {
         "ticket_id": event.ticket_id,
         "version": event.version,
         "kind": event.kind,
         "who": event.who,
-        "source": event.source,
+        # From a command, and so anything; PostgreSQL's text knows no NUL.
+        "source": event.source.replace("\0", "\ufffd"),
         "t": event.t,
         "document": json.dumps(dict(event.document), ensure_ascii=False),
     }

@@ -9,6 +9,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import Cluster, postgres
+
 # CI machines are noisy: a slow example is no bug, and a fixed seed would look at the same examples for ever.
 settings.register_profile(
     "gridwatch", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
@@ -32,3 +34,10 @@ def real_material() -> Path:
     if not folder.is_dir():
         pytest.skip("REAL MATERIAL ABSENT: no real clips and pictures beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real PostgreSQL that all tests share, each with a database of its own; skips loudly without it."""
+    with postgres() as running:
+        yield running
