@@ -29,7 +29,7 @@ demo: $(VENV)/.run ## Four cameras, four tickets, live in the terminal (DEMO_ARG
 	$(BIN)/gridwatch demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev ## All tests (TEST_ARGS="-k fire" for some)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -163,11 +164,14 @@ class Scenario(ABC, Generic[P]):
 
 def scenario_names() -> list[str]:
     """Identifiers of all installed scenarios, sorted."""
-    return sorted({point.name for point in _points(entry_points)})
+    return sorted({point.name for point in _points(entry_points, tuple(sys.path))})
 
 
 @cache
-def _points(find: Callable[..., Iterable[EntryPoint]]) -> tuple[EntryPoint, ...]:
+def _points(
+    find: Callable[..., Iterable[EntryPoint]],
+    path: tuple[str, ...],  # noqa: ARG001 - what is found depends on it
+) -> tuple[EntryPoint, ...]:
     """Read once: every look goes through the metadata of all that is installed."""
     return tuple(find(group=ENTRY_POINT_GROUP))
 
@@ -178,7 +182,7 @@ def load_scenario(name: str) -> type[Scenario[ScenarioParameters]]:
     Raises:
         ScenarioError: if there is none of that name, or it cannot be imported, or is no scenario, or has no title.
     """
-    points = [point for point in _points(entry_points) if point.name == name]
+    points = [point for point in _points(entry_points, tuple(sys.path)) if point.name == name]
     if not points:
         raise ScenarioError(
             f"scenario {name!r} is not installed; expected one of {', '.join(scenario_names())}"
