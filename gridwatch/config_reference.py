@@ -19,7 +19,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from gridwatch.config import CameraSettings, Config, Identifier
-from pipeline.analyse.scenario import Scenario, load_scenario, scenario_names
+from pipeline.analyse.scenario import load_scenario, scenario_names
 from pipeline.capture.health import HealthParameters
 from pipeline.capture.settings import StreamSettings
 from pipeline.units import ByteSize, Duration, Polygon, TimeWindow
@@ -94,7 +94,7 @@ def _sections() -> Iterator[str]:
         if not scenario.__module__.startswith("pipeline."):
             continue  # a plug-in of this machine is documented by whoever wrote it
         needs = f"the model `{scenario.model}`" if scenario.model else "no model"
-        if scenario.model_for.__func__ is not Scenario.model_for.__func__:
+        if "model_for" in vars(scenario):
             needs += " unless its parameters ask for one"
         lead = f"{scenario.title['zh']} · {scenario.title['en']}. Needs {needs}."
         yield from _section(f"`cameras[].scenarios.{name}`", lead, scenario.Parameters)
