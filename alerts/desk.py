@@ -33,7 +33,7 @@ from alerts.rules import (
     RuleBook,
 )
 from alerts.store import AlarmRow, Batch, Event, Message, Store
-from alerts.storm import HEALTH, Shelf, StormControl, Verdict
+from alerts.storm import ACCURACY, HEALTH, Shelf, StormControl, Verdict
 from alerts.tickets import (
     THUMBNAIL_CHARACTERS,
     Action,
@@ -600,7 +600,7 @@ class TicketDesk:
         self._alarms[key] = ticket_id
         if ticket_id is not None:
             self._members.setdefault(ticket_id, set()).add(key)
-        if key.scenario == HEALTH:
+        if key.scenario == HEALTH and key.subject != ACCURACY:
             self._unwell.setdefault(key.camera_id, set()).add(key)
 
     def _forget(self, key: AlarmKey) -> tuple[str | None, bool]:

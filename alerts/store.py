@@ -482,9 +482,13 @@ class Store:
     def claim(self, host: str) -> None:
         """Say that the engine of this host writes here; a database serves one, for they would drain one outbox.
 
+        A file is guarded by the lock of its folder, and may go with a machine that changes its name.
+
         Raises:
             StoreError: if another host's engine does.
         """
+        if not self._is_server:
+            return
         owner = self._submit(lambda connection: _claim(connection, host)).result()
         if owner != host:
             raise StoreError(

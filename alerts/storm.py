@@ -26,11 +26,13 @@ from alerts.rules import AlarmKey
 from pipeline.observation import Json
 from pipeline.units import Duration, Settings, TimeWindow
 
-__all__ = ["HEALTH", "MuteSettings", "Shelf", "StormControl", "StormSettings", "Verdict"]
+__all__ = ["ACCURACY", "HEALTH", "MuteSettings", "Shelf", "StormControl", "StormSettings", "Verdict"]
 
 log = structlog.get_logger(__name__)
 
 HEALTH = "camera_health"
+# The one trouble of a camera that does not blind it: it sees as before, and is too often wrong.
+ACCURACY = "accuracy"
 
 # Windows and inhibition end unannounced; a held alarm may wait this much longer than it must.
 _RECHECK_S = 30.0

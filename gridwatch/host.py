@@ -184,6 +184,7 @@ class Host:
         topics = Topics(config.site.id)
         starting()
         self.store = Store(config.database_url())  # checks it from end to end
+        self.store.claim(config.host)
         starting()
         self._evidence_server: EvidenceServer | None = None
         key = load_key(folder / "evidence.key") if config.evidence.url_base else None
@@ -214,7 +215,7 @@ class Host:
             self.store,
             topics,
             config.host,
-            commands=CommandReceiver(topics, self.warner.desk.handle, self.warner.desk.refuse),
+            commands=CommandReceiver(topics, self.warner.handle, self.warner.desk.refuse),
             clock=self._clock.now,
         )
         self._actuators = Actuators(
@@ -456,6 +457,7 @@ class Host:
         def left_s(share: float) -> float:
             return max(0.2, share * (end_s - self._clock.monotonic()))
 
+        self.store.lose_patience()
         for reader in self.readers.values():
             threading.Thread(target=reader.stop, daemon=True).start()
         self.warner.close(left_s(0.6), finish_clips=patient)

@@ -19,7 +19,9 @@ YamlPath = tuple[str | int, ...]
 """Keys and indices from the document's root."""
 
 # Only these may be read from a file of their own: a general rule would swallow keys that are paths.
-SECRET_KEYS = frozenset({"detect", "password", "record", "signing_key", "url", "username"})
+SECRET_KEYS = frozenset(
+    {"database", "detect", "password", "record", "signing_key", "url", "username"}
+)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 

@@ -22,8 +22,9 @@ from alerts.privacy import Privacy
 from alerts.rules import Change, ChangeKind
 from alerts.store import Store
 from alerts.storm import StormControl
-from alerts.tickets import Ticket, Title, seconds
+from alerts.tickets import Action, Command, Reply, Ticket, Title, seconds
 from alerts.topics import Topics
+from gridwatch.accuracy_watch import AccuracyWatch
 from gridwatch.config import CameraSettings, Config
 from gridwatch.engine import HEALTH, DetectorLike, Engine, Outcome
 from gridwatch.metrics import Metrics
@@ -43,6 +44,10 @@ IDLE_S = 0.5  # how often held-back alarms and due clips are looked at while not
 ADVANCE_S = 2.0
 SCENARIO_STATE_S = 10.0  # baselines change slowly; pending dwells are stored every second
 TRIM_S = 3600.0
+# While the store's server is away its queue grows. Pictures beyond this (6 MB each) would fill the memory: their
+# tickets go out without one.
+PICTURES_WAITING = 30
+SNAPSHOTS_WAITING = 100
 CLIP_GRACE_S = 10.0  # a stream that stalls after an alarm still gets the clip of what there is
 LAST_CLIPS_S = (
     0.5  # of the seconds in which SIGTERM must end the daemon; a copied clip takes a tenth of that
@@ -52,6 +57,7 @@ _HEALTH_TITLES = {
     "dead": Title(zh="摄像机无画面", en="Camera sends no picture"),
     "frozen": Title(zh="摄像机画面冻结", en="Camera picture is frozen"),
     "covered": Title(zh="摄像机被遮挡", en="Camera is covered"),
+    "accuracy": Title(zh="摄像机误报过多", en="Camera raises too many false alarms"),
     "turned": Title(zh="摄像机被移动", en="Camera was turned"),
 }
 
@@ -160,6 +166,12 @@ class Warner:
             dispatch,
             keep_photo=evidence.save_photo,
         )
+        self._accuracy = AccuracyWatch(
+            config.accuracy,
+            store,
+            self.desk,
+            lambda: [camera.id for camera in self._cameras.values() if not camera.simulated],
+        )
         self._restore()
         self.raised = 0
         self.fault: StoreError | None = None
@@ -193,8 +205,18 @@ class Warner:
             raised = {c.key.scenario for c in outcome.changes if c.kind is ChangeKind.RAISED}
             scenarios = self._scenario_states([camera_id], raised) if raised else {}
             # Pictures are large, and only tickets have one.
-            frame = outcome.frame if raised else None
+            waiting = self._queue.qsize()
+            frame = outcome.frame if raised and waiting < PICTURES_WAITING else None
             self._queue.put(_Job(self._clock.now(), frame, outcome.changes, rules, scenarios))
+
+    def handle(self, command: Command, t: float) -> Reply | None:
+        """Carry out a person's command; what it says of a camera's alarms is taken into account. From any thread."""
+        reply = self.desk.handle(command, t)
+        if reply is not None and reply.ok and command.action in (Action.DISPOSE, Action.REOPEN):
+            ticket = self._store.ticket(command.ticket_id)
+            if ticket is not None:
+                self._accuracy.decided(ticket.camera.id)
+        return reply
 
     def reconfigure(self, camera: CameraSettings) -> None:
         """Go on with other settings of a camera; what waits to be stored is described by the new ones."""
@@ -204,6 +226,8 @@ class Warner:
 
     def remember(self, t: float) -> None:
         """Have pending dwells (and now and then the scenarios' baselines) stored, where they changed."""
+        if self._queue.qsize() > SNAPSHOTS_WAITING:
+            return  # the store is away; the newest is handed over when it is back
         now_s = self._clock.monotonic()
         states = {}
         for camera_id in self._cameras:
@@ -300,6 +324,7 @@ class Warner:
             for ticket in self.desk.climb(self._clock.now()):
                 called = ticket.warn.escalations[-1]
                 log.info("ticket called upwards", ticket=ticket.id, reason=called.reason)
+            self._note(self._accuracy.tend(self._clock.now()), None)
         if now_s >= self._trim_due_s:
             self._trim_due_s = now_s + TRIM_S
             self._store.trim(self._clock.now(), decisions_s=self._keep_s, disposed_s=self._keep_s)
