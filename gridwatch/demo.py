@@ -5,13 +5,16 @@ Nothing here makes a ticket: the broker is embedded and the cameras are files, a
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib import resources
 from pathlib import Path
@@ -28,13 +31,14 @@ __all__ = ["run_demo", "shipped_configuration"]
 
 SETTLE_S = 1.5  # the last messages are on their way when the daemon has ended
 STOP_S = 6.0
+CONSOLE_START_S = 60.0  # on a busy box its imports take a while
 CONSOLE_NEEDS = ("argon2", "fastapi", "jinja2", "python_multipart", "ruamel", "uvicorn")
 
 _TEXT = {
     "zh": {
         "start": "内置 MQTT 代理 127.0.0.1:{port} · {cameras} 路模拟摄像机 · 日志 {log}",
         "hint": "另开终端可执行: gridwatch tickets list -b 127.0.0.1:{port} --site {site}",
-        "console": "值守台: {url}（链接只能使用一次）",
+        "console": "值守台: {url} （链接只能使用一次）",
         "no_console": "未安装值守台: pip install 'gridwatch[console]'",
         "end": "共 {count} 张工单: {list}",
         "missing": "没有工单的场景: {list}",
@@ -146,8 +150,18 @@ def _start_console(
             # By the environment and not as an argument, which every process may read.
             env={**os.environ, "GRIDWATCH_CONSOLE_TOKEN": token},
         )
-    url = f"http://127.0.0.1:{web_port}/login/{token}"
-    console.print(words["console"].format(url=url), style="bold cyan")
+    line = words["console"].format(url=f"http://127.0.0.1:{web_port}/login/{token}")
+
+    def tell() -> None:
+        """Name the address once it answers: a link that is refused looks broken."""
+        deadline = time.monotonic() + CONSOLE_START_S
+        while page.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", web_port), 1):
+                console.print(line, style="bold cyan")
+                return
+            time.sleep(0.1)
+
+    threading.Thread(target=tell, name="console-address", daemon=True).start()
     return page
 
 
