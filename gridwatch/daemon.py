@@ -49,6 +49,7 @@ POLL_S = 0.05
 # A supervisor that wakes so late was not alone: the machine slept, or swapped, and the engine with it.
 LATE_S = 2.0
 STOP_TIMEOUT_S = 4.5  # SIGTERM must end the daemon within five seconds
+KILLED = 4  # our exit status when the engine was still busy then; what was stored is safe
 QUARANTINE_KILLS = 2  # once may be chance; twice is the camera
 # glibc's malloc as it comes turns pictures into holes, which reads as a leak. It gives threads up to eight arenas a
 # core; and once a picture (3 MB as decoded, 6 MB as BGR at 1080p) was freed, it keeps what is smaller in the heap
@@ -235,9 +236,15 @@ class Supervisor:
     _process: subprocess.Popen[bytes] | None = None
     _ever_ran: bool = False
     _late_s: float = float("-inf")
+    _killed: bool = False
 
     def run(self) -> int:
-        """Supervise until the end; returns the exit status for the shell."""
+        """Supervise until the end.
+
+        Returns:
+            The exit status for the shell: 0, 2 for an engine that could not start, and where the engine did not end
+            as told 1 if it failed meanwhile, `KILLED` if it was merely too slow.
+        """
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         # On a terminal that is closed it means the end; a service is told so to look at its configuration.
         hangup = self._on_signal if os.isatty(0) else self._on_hangup
@@ -257,6 +264,8 @@ class Supervisor:
             self.notes.clear_report()
             status, hung, started_up = self._run_engine(retreat=retreat)
             if self._stopping.is_set():
+                if self._killed:
+                    return KILLED
                 return 0 if status in (0, START_ANEW, -signal.SIGTERM, -signal.SIGINT) else 1
             if status == 0:
                 return 0
@@ -301,12 +310,19 @@ class Supervisor:
             if now - before > LATE_S:
                 self._late_s = now
                 beat.last_s += now - before  # time that the engine did not have either
+                if stop_deadline is not None:
+                    stop_deadline += now - before
             if self._stopping.is_set():
                 stop_deadline = stop_deadline or now + STOP_TIMEOUT_S
                 if now > stop_deadline:
-                    log.warning("engine did not end in time and is killed", after_s=STOP_TIMEOUT_S)
                     process.kill()
-                    process.wait()
+                    # It may have ended by itself at the last moment.
+                    self._killed = process.wait() == -signal.SIGKILL
+                    if self._killed:
+                        log.warning(
+                            "engine did not end in time and is killed, what was stored is safe",
+                            after_s=STOP_TIMEOUT_S,
+                        )
             elif now - beat.last_s > HEARTBEAT_TIMEOUT_S:
                 hung = True
                 process.send_signal(signal.SIGABRT)  # lets faulthandler say where it hangs

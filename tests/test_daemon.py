@@ -135,6 +135,38 @@ def test_sigterm_ends_engine_and_daemon(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
 
 
+# Stands for an engine under load: it obeys SIGTERM, but needs `argv[2]` seconds for that.
+SLOW = """
+import os, signal, sys, threading, time
+from pathlib import Path
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+Path(sys.argv[1], "ready").touch()
+while not told.wait(0.05):
+    os.write(1, b".")
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("takes_s", "status"), [(1.0, 0), (60.0, daemon.KILLED)])
+def test_an_engine_slow_to_end_has_its_time_and_is_then_killed_with_a_status_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_s: float, status: int
+) -> None:
+    if status:
+        monkeypatch.setattr(daemon, "STOP_TIMEOUT_S", 0.3)
+    command = [sys.executable, "-c", SLOW, str(tmp_path), str(takes_s)]
+    watch = Supervisor(command, CrashNotes(tmp_path))
+
+    def end() -> None:
+        wait_for((tmp_path / "ready").exists)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    assert watch.run() == status
+    thread.join()
+
+
 def test_a_hung_engine_is_killed_and_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
