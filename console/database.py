@@ -301,7 +301,9 @@ def upsert(
         )
     else:
         statement = statement.on_conflict_do_nothing(index_elements=list(key))
-    return connection.execute(statement).rowcount > 0
+    # SQLAlchemy keeps the count of updates alone, unless it is asked to.
+    done = connection.execute(statement, execution_options={"preserve_rowcount": True})
+    return done.rowcount > 0
 
 
 def _engine(url: sa.URL) -> sa.Engine:

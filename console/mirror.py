@@ -380,6 +380,7 @@ class Mirror:
     def _write(self, batch: Iterable[_Message]) -> dict[str, list[str]]:
         """Write a batch in one transaction; what it changed by kind."""
         changed: dict[str, dict[str, None]] = {}
+        results: list[tuple[str, str]] = []
         with self._database.write() as connection:
             for message in batch:
                 topic = message.incoming.topic.split("/")
@@ -391,13 +392,15 @@ class Mirror:
                     log.warning(
                         "message is not understood", topic=message.incoming.topic, error=first
                     )
-                self._messages.labels(kind, result).inc()
+                results.append((kind, result))
                 if subject is not None:
                     changed.setdefault(_SAID_AS.get(kind, "ticket"), {})[subject] = None
                     if kind == "replies":
                         changed.setdefault("command", {})[topic[4]] = None
             for kind, subjects in changed.items():
                 announce(connection, self.instance, kind, list(subjects))
+        for kind, result in results:
+            self._messages.labels(kind, result).inc()
         return {kind: list(subjects) for kind, subjects in changed.items()}
 
     def _apply(

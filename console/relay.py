@@ -78,11 +78,11 @@ class Relay:
         import psycopg
 
         raw = self._database.engine.raw_connection()
+        driver = raw.driver_connection
+        if not isinstance(driver, psycopg.Connection):
+            raise StoreError(f"{self._database.place}: expected the driver psycopg")
+        raw.detach()  # it is ours until the end, and never goes back to the pool
         try:
-            raw.detach()  # it is ours until the end, and never goes back to the pool
-            driver = raw.driver_connection
-            if not isinstance(driver, psycopg.Connection):
-                raise TypeError(f"expected psycopg, found {type(driver).__name__}")
             driver.autocommit = True
             driver.execute(f"LISTEN {CHANNEL}")
             while not self._closing.is_set():
@@ -95,4 +95,4 @@ class Relay:
         except psycopg.Error as error:
             raise StoreError(f"{self._database.place}: {str(error).splitlines()[0]}") from error
         finally:
-            raw.close()
+            driver.close()

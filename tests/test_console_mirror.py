@@ -25,11 +25,13 @@ from console.database import Database
 from console.hub import Hub, Reader
 from console.mirror import COMMAND_TTL_S, Mirror
 from console.queries import TicketDetail, TicketQuery, TicketReader
+from console.relay import Relay
 from console.settings import ConsoleSettings
 from pipeline.exceptions import CommandError, ConfigError
 from tests.broker import Broker, mosquitto, wait_for
 from tests.console_feed import make_ticket
 from tests.console_page import console_app, serve
+from tests.postgres import Cluster
 from tests.test_console_users import CHEAP, client_of
 
 pytestmark = pytest.mark.real
@@ -97,7 +99,7 @@ def publish(broker: Broker, *tickets: Ticket) -> None:
 def acted(ticket: Ticket, action: str, t: float, user: str = "wang", **said: Any) -> Ticket:  # noqa: ANN401 - of a command
     return apply(
         ticket, Command(command_id="c", ticket_id=ticket.id, action=action, user=user, **said), t
-    )  # type: ignore[arg-type]
+    )
 
 
 class Host:
@@ -124,7 +126,7 @@ class Host:
 
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         user, ticket_id = TOPICS.parse_command(message.topic)
-        command = Command.parse(message.payload, user=user, ticket_id=ticket_id)
+        command = Command.parse(bytes(message.payload), user=user, ticket_id=ticket_id)
         ticket = self.tickets[ticket_id]
         code, said = "ok", "done"
         try:
@@ -377,6 +379,64 @@ def test_a_group_needs_a_database_that_it_can_share(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="site"):
         Mirror(ConsoleSettings("a/b", tmp_path), database)
     database.close()
+
+
+def test_two_consoles_share_the_load_and_handle_no_ticket_twice(
+    tmp_path: Path, broker: Broker, cluster: Cluster
+) -> None:
+    url = cluster.url(cluster.database())
+    early = [make_ticket(T + n) for n in range(5)]
+    publish(broker, *early)  # retained, which does not come over a shared subscription
+    registries, mirrors, databases, told = [], [], [], []
+    for n in range(2):
+        settings = ConsoleSettings("demo", tmp_path / str(n), broker=BrokerSettings(host="127.0.0.1", port=broker.port), database=url, share="district")  # fmt: skip
+        databases.append(Database(url))
+        registries.append(CollectorRegistry())
+        mirrors.append(Mirror(settings, databases[n], registry=registries[n]))
+    heard: set[str] = set()
+    relay = Relay(
+        databases[0],
+        mirrors[0].instance,
+        lambda kind, ids: heard.update(ids) if kind == "ticket" else None,
+    )
+    relay.start()
+    reader = TicketReader(databases[1])
+    try:
+        for mirror in mirrors:
+            mirror.start()
+            assert mirror.wait_until_synced(20)
+        assert {row.id for row in reader.find(TicketQuery())} == {ticket.id for ticket in early}
+        told.append([written(one) for one in registries])
+        repeats = [messages(one, "tickets", "repeated") for one in registries]
+        late = [make_ticket(T + 100 + n) for n in range(40)]
+        publish(broker, *late)
+        wait_for(lambda: len(reader.find(TicketQuery(limit=100))) == 45, 20, "all came")
+        time.sleep(0.5)  # what came twice would come now
+        fresh = [
+            now - before for now, before in zip(map(written, registries), told[0], strict=True)
+        ]
+        assert sum(fresh) == 40, "a ticket was handled twice, or not at all"
+        assert min(fresh) > 0, "one of them did it all"
+        assert [messages(one, "tickets", "repeated") for one in registries] == repeats
+        wait_for(
+            lambda: len(heard & {ticket.id for ticket in late}) == fresh[1],
+            10,
+            "the first hears of the second's",
+        )
+    finally:
+        relay.close()
+        for mirror in mirrors:
+            mirror.close()
+        for database in databases:
+            database.close()
+
+
+def messages(registry: CollectorRegistry, kind: str, result: str) -> float:
+    return registry.get_sample_value("gridwatch_console_messages_total", {"kind": kind, "result": result}) or 0.0  # fmt: skip
+
+
+def written(registry: CollectorRegistry) -> float:
+    return messages(registry, "tickets", "written")
 
 
 def test_the_application_stands_without_a_mirror(tmp_path: Path) -> None:

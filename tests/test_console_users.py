@@ -54,10 +54,8 @@ def test_neither_passwords_nor_session_tokens_lie_in_the_database(
 ) -> None:
     token = store.log_in("wang", PASSWORD, "10.0.0.9", T)
     with database.read() as connection:
-        kept = str(
-            connection.execute(sa.select(users)).all()
-            + connection.execute(sa.select(sessions)).all()
-        )
+        tables = [connection.execute(sa.select(table)).all() for table in (users, sessions)]
+    kept = str(tables)
     assert PASSWORD not in kept
     assert token is not None
     assert token not in kept
