@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,9 @@ from console.settings import ConsoleSettings
 from gridwatch.config import load_config
 from gridwatch.demo import shipped_configuration
 from tests.broker import free_port, mosquitto, wait_for
+from tests.console_feed import make_ticket
 from tests.console_page import chromium, console_app, log_in, picture, serve, until
+from tests.test_console_mirror import Host
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -31,23 +35,35 @@ SCENARIOS = {"ebike_in_elevator", "illegal_parking", "fire", "river_discoloratio
 RAISED_S = 150.0  # the clips take 30 s; other work may have both cores
 
 
+@contextlib.contextmanager
+def served_console(folder: Path, broker_port: int) -> Iterator[tuple[str, Database]]:
+    """The console of the demo's site behind a real server, with its mirror."""
+    config = load_config(shipped_configuration())
+    settings = ConsoleSettings(
+        config.site.id,
+        folder / "console",
+        broker=BrokerSettings(host="127.0.0.1", port=broker_port),
+        title=config.site.name,
+        config=config,
+    )
+    database = Database(settings.database_url)
+    mirror = Mirror(settings, database)
+    app = console_app(settings, database, mirror)
+    mirror.start()
+    try:
+        with serve(app) as address:
+            yield address, database
+    finally:
+        mirror.close()
+        database.close()
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[str, Database, list[str]]]:
     """Broker, console and the command of a daemon that plays the demo's clips over and over."""
-    config = load_config(shipped_configuration())
+    evidence = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "gridwatch.cli", "run", str(shipped_configuration())]
     with mosquitto(tmp_path / "broker") as broker:
-        settings = ConsoleSettings(
-            config.site.id,
-            tmp_path / "console",
-            broker=BrokerSettings(host="127.0.0.1", port=broker.port),
-            title=config.site.name,
-            config=config,
-        )
-        database = Database(settings.database_url)
-        mirror = Mirror(settings, database)
-        app = console_app(settings, database, mirror)
-        evidence = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "gridwatch.cli", "run", str(shipped_configuration())]
         for override in (
             "defaults.stream.loop=true",
             "broker.host=127.0.0.1",
@@ -57,13 +73,8 @@ def site(tmp_path: Path) -> Iterator[tuple[str, Database, list[str]]]:
             f"evidence.url_base=http://{evidence}",
         ):
             command += ["--set", override]
-        mirror.start()
-        try:
-            with serve(app) as address:
-                yield address, database, command
-        finally:
-            mirror.close()
-            database.close()
+        with served_console(tmp_path, broker.port) as (address, database):
+            yield address, database, command
 
 
 def titles(page: Page) -> int:
@@ -179,3 +190,43 @@ def pictures(browser_page: Page, address: str) -> None:
     until(light, "document.querySelector('#stage img')?.naturalWidth > 100")
     picture(light, "console-feed-light")
     light.context.close()
+
+
+def test_the_slower_of_two_operators_is_told_who_was_faster(tmp_path: Path) -> None:
+    ticket = make_ticket(time.time(), severity="critical")
+    with (
+        mosquitto(tmp_path / "broker") as broker,
+        served_console(tmp_path, broker.port) as (address, _),
+    ):
+        host = Host(broker.port, ticket)
+        try:
+            with chromium() as browser:
+                first = log_in(browser, address, "operator", language="en-GB")
+                second = log_in(browser, address, "admin", language="en-GB")
+                viewer = log_in(browser, address, "li", language="en-GB")
+                for page in (first, second, viewer):
+                    page.locator(f"#t-{ticket.id} .row-link").click()
+                    until(page, "document.querySelector('#pane .ticket') !== null")
+                assert viewer.locator("#pane .acts-bar, #pane form").count() == 0
+                assert not viewer.locator(f"#t-{ticket.id} .act").first.is_visible()
+                # The second decides on what it saw: its page is held still while the first acts.
+                second.evaluate("document.querySelector('#panel-dispose').hidden = false")
+                second.locator("#panel-dispose [name=note]").fill("nothing there")
+                first.locator("#pane [data-act=acknowledge]").click()
+                until(second, "!document.querySelector('.stale').hidden")
+                second.locator("#panel-dispose button.false_alarm").click()
+                until(second, "document.querySelector('.toast.critical') !== null")
+                assert "operator was faster" in second.locator(".toast").inner_text()
+                until(
+                    second,
+                    "document.querySelector('#pane .ticket').dataset.state === 'acknowledged'",
+                )
+                assert host.tickets[ticket.id].state == "acknowledged"
+                # The host is away: the change is shown as waiting, and takes effect when it is back.
+                host.close()
+                second.locator("#pane [data-act=go]").click()
+                waits = "document.querySelector('#pane .notice').textContent.includes('waiting for host')"
+                until(second, waits)
+                until(first, f"document.querySelector('#t-{ticket.id} .pending') !== null")
+        finally:
+            host.close()
