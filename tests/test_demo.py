@@ -113,7 +113,11 @@ def test_the_demo_raises_one_ticket_per_event_offline(config: Config, tmp_path: 
     (folder,) = tmp_path.glob("gridwatch-demo-*")
     log = (folder / "gridwatch.log").read_text(encoding="utf-8")
     assert "NOT OFFLINE" not in log + done.stderr
-    assert {json.loads(line)["level"] for line in log.splitlines()} == {"info"}, log
+    entries = [json.loads(line) for line in log.splitlines()]
+    # On a machine that is busy with other tests the governor may speak; nothing else may.
+    unwell = [e for e in entries if e["level"] != "info" and "analysis rates" not in e["event"]]
+    assert entries, log
+    assert unwell == []
     with Store(folder / "tickets.sqlite") as store:
         tickets = store.tickets()
         assert store.pending_count() == 0
