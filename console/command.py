@@ -16,6 +16,7 @@ import platformdirs
 import typer
 import uvicorn
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from alerts.connection import BrokerSettings
 from console.app import create_app
@@ -231,6 +232,10 @@ def _settings(
         connection = loaded.broker.model_copy(update={"client_id": None})
         zone, language = loaded.timezone, loaded.site.language
         title = loaded.site.name or loaded.site.id
+        if broker_user is not None:  # the page's own account, not the host's
+            password = os.environ.get("GRIDWATCH_PASSWORD", "")
+            own = {"username": broker_user, "password": SecretStr(password)}
+            connection = connection.model_copy(update=own)
     if broker is not None:
         connection = feed_settings(None, broker, site or "any", broker_user).broker
     name = site or (loaded.site.id if loaded else "")

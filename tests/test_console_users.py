@@ -12,8 +12,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from argon2 import PasswordHasher
+from typer.testing import CliRunner
 
 from console.app import create_app
+from console.command import app
 from console.database import Database, sessions, tickets, users
 from console.settings import ConsoleSettings
 from console.users import FAILURES_PER_USER, SESSION_S, WINDOW_S, Role, Throttled, UserStore
@@ -132,6 +134,34 @@ def test_a_database_of_a_newer_console_is_left_alone(tmp_path: Path) -> None:
         Database(url)
 
 
+# By command
+
+
+def test_users_are_kept_by_command(tmp_path: Path) -> None:
+    def run(*arguments: str, text: str = "") -> tuple[int, str]:
+        given = ["--site", "demo", "--folder", str(tmp_path), "user", *arguments]
+        done = CliRunner().invoke(app, given, input=text)
+        return done.exit_code, done.output + str(done.exception or "")
+
+    assert (
+        run("add", "wang", "--role", "operator", "--grid", "jinjiang/12", text=PASSWORD + "\n")[0]
+        == 0
+    )
+    code, said = run("add", "li", text="short\n")
+    assert code != 0
+    assert "10 to 256" in said
+    assert run("disable", "wang")[0] == 0
+    assert run("list") == (0, "wang\toperator\tjinjiang/12\tdisabled\n")
+    assert run("disable", "wang", "--enable")[0] == 0
+    assert run("password", "wang", text="another long one\n")[0] == 0
+    database = Database(f"sqlite:///{tmp_path / 'console.sqlite'}")
+    users = UserStore(database)
+    assert users.log_in("wang", PASSWORD, "a", T) is None
+    assert users.log_in("wang", "another long one", "a", T) is not None
+    assert [entry.kind for entry in users.audit_trail()][-1] == "user.add"
+    database.close()
+
+
 # Over HTTP
 
 
@@ -228,8 +258,8 @@ def test_what_every_answer_says_to_the_browser(address: str) -> None:
 def test_cookies_are_secure_where_the_readers_come_over_https(
     tmp_path: Path, database: Database
 ) -> None:
-    app = create_app(ConsoleSettings("demo", tmp_path, secure=True), database, hasher=CHEAP)
-    with serve(app) as served, httpx.Client(base_url=served) as client:
+    made = create_app(ConsoleSettings("demo", tmp_path, secure=True), database, hasher=CHEAP)
+    with serve(made) as served, httpx.Client(base_url=served) as client:
         answer = client.get("/login")
     assert "Secure" in answer.headers["set-cookie"]
     assert "max-age=" in answer.headers["strict-transport-security"]
