@@ -260,6 +260,54 @@ def tickets_dispose(
     )
 
 
+@tickets_app.command("export")
+def tickets_export(
+    config: ConfigArgument,
+    yolo: Annotated[
+        Path, typer.Option("--yolo", metavar="FOLDER", help="New folder for the training sets.")
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DATE|DURATION", help="Tickets raised since 2026-11-01, or in 30d."),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model's; may be given several times.")
+    ] = None,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Take the tickets of simulated pictures instead.")
+    ] = False,
+) -> None:
+    """Confirmed and false alarms and reported misses, as YOLO training sets of the models that raised them.
+
+    Runs on the host, which has the pictures. Look through needs_review.csv before training on them.
+    """
+    from gridwatch.training_export import print_export
+
+    print_export(config, yolo, since=since, models=model or (), simulated=simulated)
+
+
+@tickets_app.command("miss")
+def tickets_miss(
+    config: ConfigArgument,
+    camera: Annotated[str, typer.Option(help="The camera that should have seen it.")],
+    scenario: Annotated[str, typer.Option(help="What it was.")],
+    when: Annotated[
+        str, typer.Option("--time", metavar="MOMENT", help="Local, such as 2026-11-01T18:30:05.")
+    ],
+    note: Annotated[str, typer.Option(help="What was seen.")] = "",
+    user: Annotated[
+        str, typer.Option("--user", "-u", help="Who reports it; by default the system's user.")
+    ] = "",
+) -> None:
+    """Report an event for which no ticket was raised: it counts against the recall in `accuracy`.
+
+    Runs on the host, beside the daemon.
+    """
+    from gridwatch.misses import run_miss
+
+    run_miss(config, camera=camera, scenario=scenario, when=when, note=note, by=user)
+
+
 class DecisionChoice(StrEnum):
     """What may come of a candidate."""
 
