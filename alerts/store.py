@@ -571,6 +571,8 @@ class Store:
         decisions_s: float = 30 * 86400.0,
         decisions_rows: int = 200_000,
         commands_s: float = 7 * 86400.0,
+        unsent_s: float = 7 * 86400.0,
+        unsent_rows: int = 100_000,
         disposed_s: float | None = None,
         facts_s: float = 5 * 365 * 86400.0,
     ) -> Future[int]:
@@ -582,14 +584,27 @@ class Store:
             decisions_s: Decision records.
             decisions_rows: At most so many decision records are kept.
             commands_s: Answers to commands; a repeat after that is a new command.
+            unsent_s: Event messages and replies that wait for a broker: whoever missed a week of them reads the
+                tickets, which wait for as long as it takes.
+            unsent_rows: Of those, only what is among the newest so many messages.
             disposed_s: Disposed tickets with their events, since their last change; None keeps them for ever.
             facts_s: What the statistics keep of tickets that are gone, and of misses.
         """
 
         def work(connection: sa.Connection) -> int:
             newest = connection.scalar(sa.select(sa.func.max(_decisions.c.seq))) or 0
+            written = connection.scalar(sa.select(sa.func.max(_outbox.c.seq))) or 0
+            topic = _outbox.c.topic
             deletions = [
                 _outbox.delete().where(_outbox.c.published_t < t - published_s),
+                _outbox.delete().where(
+                    _outbox.c.published_t.is_(None),
+                    sa.or_(topic.like("%/events/%"), topic.like("%/replies/%")),
+                    topic.not_like("%/inbox"),  # a grid may have any name
+                    sa.or_(
+                        _outbox.c.created_t < t - unsent_s, _outbox.c.seq <= written - unsent_rows
+                    ),
+                ),
                 _decisions.delete().where(
                     sa.or_(
                         _decisions.c.t < t - decisions_s,

@@ -398,6 +398,19 @@ def test_trimming_keeps_what_is_young_waiting_or_open(store: Store) -> None:
     assert store.pending_count() == 1
 
 
+def test_of_what_waits_for_a_broker_events_and_replies_go_and_tickets_stay(store: Store) -> None:
+    ticket = make_ticket()
+    topics = ["tickets/1", "grids/a/events/x/inbox", "events/fire/warned", "replies/li/1"]
+    messages = [Message(f"gridwatch/s/{topic}", b"{}") for topic in topics]
+    store.commit(Batch(T0, tickets=[ticket], messages=messages)).result()
+    store.trim(T0 + 6 * 86400).result()
+    assert store.pending_count() == 4
+    store.trim(T0, unsent_rows=1).result()
+    assert [row.message.topic.partition("/s/")[2] for row in store.pending()] == [*topics[:2], topics[3]]
+    store.trim(T0 + 8 * 86400).result()
+    assert [row.message.topic.partition("/s/")[2] for row in store.pending()] == topics[:2]
+
+
 def test_decisions_are_found_and_counted(store: Store) -> None:
     codes = ["gap", "gap", "too_short"]
     store.commit(
