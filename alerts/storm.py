@@ -26,7 +26,15 @@ from alerts.rules import AlarmKey
 from pipeline.observation import Json
 from pipeline.units import Duration, Settings, TimeWindow
 
-__all__ = ["ACCURACY", "HEALTH", "MuteSettings", "Shelf", "StormControl", "StormSettings", "Verdict"]
+__all__ = [
+    "ACCURACY",
+    "HEALTH",
+    "MuteSettings",
+    "Shelf",
+    "StormControl",
+    "StormSettings",
+    "Verdict",
+]
 
 log = structlog.get_logger(__name__)
 
