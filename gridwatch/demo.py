@@ -135,11 +135,13 @@ def _start_console(
 ) -> subprocess.Popen[bytes] | None:
     """The operators' page beside the demo, where its extra is installed; whoever has the link is logged in."""
     if any(importlib.util.find_spec(name) is None for name in CONSOLE_NEEDS):
-        console.print(words["no_console"], style="dim")
+        console.print(words["no_console"], style="dim", markup=False)
         return None
     token = secrets.token_urlsafe(24)
     web_port = free_port()
-    command = [sys.executable, "-m", "gridwatch.cli", "console", "--config", str(file)]
+    # Its start must not take the cores from the engine's, which begins at the same moment.
+    command = ["nice", "-n", "10", sys.executable, "-m", "gridwatch.cli", "console"]
+    command += ["--config", str(file)]
     command += ["--broker", f"127.0.0.1:{port}", "--folder", str(folder / "console")]
     command += ["--port", str(web_port)]
     with (folder / "console.log").open("w") as output:
