@@ -900,8 +900,9 @@ class Store:
                 if self._away_since_s is None:
                     self._away_since_s = time.monotonic()
                     log.error("database away, retrying", reason=str(error))
-                if time.monotonic() - begun_s >= self._patience_s or self._ending.wait(delay_s):
+                if self._ending.is_set() or time.monotonic() - begun_s >= self._patience_s:
                     raise
+                self._ending.wait(delay_s)  # at the end once more: it may be back by now
                 delay_s = min(2 * delay_s, _RETRY_S[1])
             else:
                 since_s, self._away_since_s = self._away_since_s, None

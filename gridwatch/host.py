@@ -457,10 +457,13 @@ class Host:
         def left_s(share: float) -> float:
             return max(0.2, share * (end_s - self._clock.monotonic()))
 
-        self.store.lose_patience()
+        if not patient:
+            self.store.lose_patience()
         for reader in self.readers.values():
             threading.Thread(target=reader.stop, daemon=True).start()
         self.warner.close(left_s(0.6), finish_clips=patient)
+        if self.warner.fault is not None:
+            log.error("not everything was stored", reason=str(self.warner.fault))
         if self._notifier is not None:
             self._notifier.close(left_s(0.3))
         self.publisher.flush(left_s(0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -152,6 +153,20 @@ def test_closing_does_not_wait_for_a_server_that_is_away(mortal: Cluster) -> Non
             waiting.result(0)
     finally:
         mortal.start()
+
+
+def test_at_the_end_a_server_that_is_back_is_noticed(mortal: Cluster) -> None:
+    """The writer may be in the middle of a pause when the program ends: what waits must not be lost for that."""
+    url = mortal.url(mortal.database())
+    with capture_logs() as logs, Store(url) as store:
+        mortal.stop("immediate")
+        waiting = store.commit(make_batch(make_ticket()))
+        wait_for(lambda: any(entry["event"] == "database away, retrying" for entry in logs))
+        time.sleep(3)  # the pauses are seconds long by now
+        mortal.start()
+        store.lose_patience()
+        waiting.result(15)
+        assert len(store.tickets()) == 1
 
 
 def test_a_reader_says_at_once_that_the_server_is_away(mortal: Cluster) -> None:
