@@ -32,7 +32,7 @@ __all__ = ["run_demo", "shipped_configuration"]
 SETTLE_S = 1.5  # the last messages are on their way when the daemon has ended
 STOP_S = 6.0
 CONSOLE_START_S = 60.0  # on a busy box its imports take a while
-CONSOLE_NEEDS = ("argon2", "fastapi", "jinja2", "python_multipart", "ruamel", "uvicorn")
+CONSOLE_NEEDS = ("argon2", "fastapi", "jinja2", "python_multipart", "uvicorn")
 
 _TEXT = {
     "zh": {
