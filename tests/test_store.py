@@ -406,7 +406,10 @@ def test_of_what_waits_for_a_broker_events_and_replies_go_and_tickets_stay(store
     store.trim(T0 + 6 * 86400).result()
     assert store.pending_count() == 4
     store.trim(T0, unsent_rows=1).result()
-    assert [row.message.topic.partition("/s/")[2] for row in store.pending()] == [*topics[:2], topics[3]]
+    assert [row.message.topic.partition("/s/")[2] for row in store.pending()] == [
+        *topics[:2],
+        topics[3],
+    ]
     store.trim(T0 + 8 * 86400).result()
     assert [row.message.topic.partition("/s/")[2] for row in store.pending()] == topics[:2]
 
