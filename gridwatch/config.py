@@ -92,8 +92,8 @@ class StorageSettings(Settings):
 
     Attributes:
         folder: Of all state; by default the service's ``STATE_DIRECTORY`` or the user's state folder.
-        database: URL of a PostgreSQL database of this host's own (extra `postgres`); by default SQLite in `folder`. Write
-            `database_file:` or ${VAR} for its password, not the password itself.
+        database: URL of a PostgreSQL database of this host's own (extra `postgres`); by default SQLite in `folder`.
+            Write `database_file:` or ${VAR} for its password, not the password itself.
         keep_days: Disposed tickets and decision records older than this are deleted.
         record_detections: Keep what scenarios saw, without pictures, so that `gridwatch benchmark replay` can try
             other rules on it.
