@@ -38,6 +38,9 @@ def export(weights: Path, out: Path, *, half: bool = True) -> None:
             format="onnx", dynamic=True, opset=OPSET, simplify=True, device="cpu", imgsz=320
         )
         model = onnx.load(str(made))
+    for entry in model.metadata_props:
+        if entry.key == "description":  # it ends with the data set's path on the training machine
+            entry.value = entry.value.partition(" trained on ")[0]
     if half:
         halve_weights(model)
     onnx.checker.check_model(model)
