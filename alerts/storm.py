@@ -235,7 +235,13 @@ class StormControl:
         return {
             "shelves": [[s.camera, s.scenario, s.until, s.by] for s in self._shelves.values()],
             "quiet": [[*key, until] for key, until in self._quiet.items()],
-            "buckets": [[*key, b.tokens, b.t] for key, b in self._buckets.items()],
+            # It is stored with every ticket: in a storm at thousands of cameras the buckets that are nearly full would
+            # be all but a few of them, and a restart that fills those up lets no storm through.
+            "buckets": [
+                [*key, b.tokens, b.t]
+                for key, b in self._buckets.items()
+                if b.tokens < self._size(critical=key[2]) / 2
+            ],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -252,6 +258,9 @@ class StormControl:
         }
         self._shelves = {(shelf.camera, shelf.scenario): shelf for shelf in shelves}
         self._quiet, self._buckets, self._heads = quiet, buckets, {}
+
+    def _size(self, *, critical: bool) -> int:
+        return self._settings.critical_budget if critical else self._settings.budget
 
     def _places(self, key: AlarmKey) -> list[tuple[str, str]]:
         # A camera's trouble is its own, whatever happens to its neighbours.
@@ -278,7 +287,7 @@ class StormControl:
 
     def _spend(self, key: AlarmKey, t: float, *, critical: bool) -> Verdict:
         s = self._settings
-        size = s.critical_budget if critical else s.budget
+        size = self._size(critical=critical)
         name = (key.camera_id, key.scenario, critical)
         bucket = self._buckets.setdefault(name, _Bucket(size, t))
         wait_s = bucket.wait_s(t, size, s.budget_window)

@@ -358,6 +358,7 @@ def run_day(plan: Plan, place: Path | str, port: int, drain_s: float = 600.0) ->
                 host.clear(alarm, t)
             host.act(ids[alarm.number], Action(kind), t)
         else:
+            host.desk.advance(t)
             host.desk.climb(t)
     drained_from_s = time.perf_counter()
     drained = host.publisher.flush(drain_s)

@@ -226,3 +226,14 @@ def test_what_no_longer_matters_is_forgotten() -> None:
         storm.shelve(Shelf(f"camera-{n}", "", T0 + 60, "li"))
     storm.expire(T0 + 3600)
     assert storm.state() == {"shelves": [], "quiet": [], "buckets": []}
+
+
+def test_what_is_stored_with_every_ticket_stays_small_in_a_storm() -> None:
+    storm = control(budget=4)
+    for n in range(5000):
+        judge(storm, AlarmKey(f"camera-{n}", "fire", "a"), T0)
+    for _ in range(3):
+        judge(storm, PARKING, T0)
+    # Of five thousand buckets the one that a restart must not fill up.
+    buckets = storm.state()["buckets"]
+    assert [bucket[:2] for bucket in buckets] == [[PARKING.camera_id, PARKING.scenario]]  # type: ignore[index, union-attr]
