@@ -420,8 +420,6 @@ class Host:
         told = (reader.state, reader.reason, reader.level, camera_id in self._silent, *unknown)
         if self._told.get(camera_id) == told and not repeat:
             return
-        if reader.state is ReaderState.ENDED and reader.reason and not repeat:
-            log.error("camera cannot be read", camera=camera_id, reason=reader.reason)
         self._told[camera_id] = told
         status: dict[str, Json] = {
             "state": reader.state.value,
