@@ -127,6 +127,16 @@ def track_ids(scene: Scene) -> list[int]:
     return [int(i) for i in scene.detections.tracker_id]
 
 
+def test_outside_its_active_hours_nothing_holds_even_if_the_scenario_does_not_look() -> None:
+    watcher = Watcher()
+    watcher.parameters = ScenarioParameters.model_validate({"active": ["22:00-22:14"]})
+    site = Site(watcher)  # which begins at 22:13:20 UTC
+    (inside,), (outside,) = site.show(0.0), site.show(60.0)
+    assert inside.condition is Condition.HOLDS
+    assert outside.condition is Condition.CLEAR
+    assert outside.detail["reason"] == "outside active hours"
+
+
 def test_a_still_view_is_seen_twice_and_then_every_half_dwell() -> None:
     watcher = Watcher(raise_after=4.0)
     site = Site(watcher)

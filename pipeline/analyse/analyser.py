@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,7 +18,7 @@ from pipeline.analyse.scenario import CameraContext, Need, Scenario, Scene
 from pipeline.analyse.tracker import Tracker
 from pipeline.exceptions import NotKeptError, ScenarioError
 from pipeline.frame import Frame
-from pipeline.observation import Json, Observation
+from pipeline.observation import Condition, Json, Observation
 
 __all__ = ["AnyScenario", "CameraAnalyser"]
 
@@ -352,4 +352,18 @@ def _checked(scenario: AnyScenario, scene: Scene) -> list[Observation]:
                 f"found an observation of {named}, expected {(scenario.camera.id, scenario.id)}"
             )
         _check_json("detail of an observation", dict(observation.detail))
-    return found
+    return [_in_hours(scenario, observation) for observation in found]
+
+
+def _in_hours(scenario: AnyScenario, observation: Observation) -> Observation:
+    """Outside its active hours nothing holds for a scenario, whether it minds them itself or not."""
+    if observation.condition is not Condition.HOLDS or scenario.is_active(observation.t):
+        return observation
+    return replace(
+        observation,
+        condition=Condition.CLEAR,
+        confidence=1.0,
+        box=None,
+        severity=None,
+        detail={**observation.detail, "reason": "outside active hours"},
+    )

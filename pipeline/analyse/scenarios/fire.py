@@ -527,9 +527,6 @@ class Fire(Scenario[FireParameters]):
         best = max(here, key=lambda v: v.probability, default=None)
         if best is None:
             return self._observation(subject, t, Condition.CLEAR, 1.0)
-        if not self.is_active(t):
-            reason: dict[str, Json] = {"reason": "outside active hours"}
-            return self._observation(subject, t, Condition.CLEAR, 1.0, detail=reason)
         holds = best.probability >= 0.5
         burning = any(v.suspect.kind == "flame" and v.probability >= 0.5 for v in here)
         smoke_only = holds and not burning and self.parameters.severity == "critical"

@@ -288,8 +288,6 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             detail["reason"] = "passing_object" if moving > MOVING_SHARE else "rigid_object"
         # Half at the threshold itself, towards one with the distance from it on either side.
         confidence = 1 - 0.5 / max(excess, 1.0) if holds else 1 - 0.5 * min(excess, 1.0)
-        if holds and not self.is_active(t):
-            holds, confidence, detail["reason"] = False, 1.0, "outside active hours"
         return Observation(
             scenario=self.id,
             camera_id=self.camera.id,
