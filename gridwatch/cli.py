@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from gridwatch.cli_tickets import PhotoOption, add_commands
+from gridwatch.cli_options import (
+    BrokerOption,
+    ConfigArgument,
+    ConfigOption,
+    JsonOption,
+    Language,
+    LanguageOption,
+    PhotoOption,
+    RateOption,
+    SiteOption,
+    TargetOption,
+    UserOption,
+    WindowOption,
+)
+from gridwatch.cli_tickets import add_commands
 from gridwatch.logs import configure_logging
 from pipeline.exceptions import ConfigError, GridwatchError
 
@@ -53,13 +67,6 @@ benchmark_app = typer.Typer(
 app.add_typer(benchmark_app, name="benchmark")
 
 
-class Language(StrEnum):
-    """Languages that operators read."""
-
-    ZH = "zh"
-    EN = "en"
-
-
 class OutcomeChoice(StrEnum):
     """How a ticket may end."""
 
@@ -67,34 +74,6 @@ class OutcomeChoice(StrEnum):
     FALSE_ALARM = "false_alarm"
     DUPLICATE = "duplicate"
     TEST = "test"
-
-
-ConfigArgument = Annotated[
-    Path, typer.Argument(help="The configuration.", show_default=False, metavar="CAMERAS_YAML")
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Take site and broker from this cameras.yaml."),
-]
-BrokerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--broker",
-        "-b",
-        metavar="HOST[:PORT]",
-        help="The broker, when no --config is given; GRIDWATCH_PASSWORD holds a password.",
-    ),
-]
-SiteOption = Annotated[
-    str | None, typer.Option("--site", help="The site's id, when no --config is given.")
-]
-UserOption = Annotated[
-    str | None,
-    typer.Option("--user", "-u", help="Broker user; commands are sent in this name."),
-]
-LanguageOption = Annotated[
-    Language | None, typer.Option("--lang", "-l", help="Language of titles; the site's by default.")
-]
 
 
 @app.command()
@@ -454,23 +433,13 @@ def benchmark(
             "a camera's url is a clip or a pattern such as fire/*.mp4.",
         ),
     ] = None,
-    target: Annotated[
-        float, typer.Option(help="Share of true alarms that is asked for.", min=0.0, max=0.9999)
-    ] = 0.988,
-    window: Annotated[
-        float,
-        typer.Option(help="Seconds after an event's end in which its alarm may come.", min=0.0),
-    ] = 10.0,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Events per camera-hour on site: project the accuracy to it.", min=0.0),
-    ] = None,
+    target: TargetOption = 0.988,
+    window: WindowOption = 10.0,
+    rate: RateOption = None,
     workers: Annotated[
         int, typer.Option(help="Processes; 0 for one per core.", min=0, show_default=False)
     ] = 0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
-    ] = None,
+    json_file: JsonOption = None,
     gate: Annotated[
         GateChoice | None,
         typer.Option(
@@ -604,20 +573,10 @@ def benchmark_replay(
             help="Try each; several make a grid: --sweep fire.raise_after=1s,2s,3s",
         ),
     ] = None,
-    target: Annotated[
-        float, typer.Option(help="Share of true alarms that is asked for.", min=0.0, max=0.9999)
-    ] = 0.988,
-    window: Annotated[
-        float,
-        typer.Option(help="Seconds after an event's end in which its alarm may come.", min=0.0),
-    ] = 10.0,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Events per camera-hour on site: project the accuracy to it.", min=0.0),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
-    ] = None,
+    target: TargetOption = 0.988,
+    window: WindowOption = 10.0,
+    rate: RateOption = None,
+    json_file: JsonOption = None,
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a sweep as SVG: accuracy over delay.")
     ] = None,

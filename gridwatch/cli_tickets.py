@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gridwatch.cli_options import (
+    BrokerOption,
+    ConfigOption,
+    Language,
+    PhotoOption,
+    SiteOption,
+    UserOption,
+)
 
 __all__ = ["add_commands"]
 
 Id = Annotated[str, typer.Argument(help="The ticket's id or its unambiguous end.")]
 Note = Annotated[str, typer.Option(help="What the next one should know.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Take site and broker from this cameras.yaml."),
-]
-BrokerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--broker",
-        "-b",
-        metavar="HOST[:PORT]",
-        help="The broker, when no --config is given; GRIDWATCH_PASSWORD holds a password.",
-    ),
-]
-SiteOption = Annotated[
-    str | None, typer.Option("--site", help="The site's id, when no --config is given.")
-]
-UserOption = Annotated[
-    str | None,
-    typer.Option("--user", "-u", help="Broker user; commands are sent in this name."),
-]
-PhotoOption = Annotated[
-    list[Path] | None,
-    typer.Option("--photo", metavar="FILE", help="A JPEG of at most 256 KB; up to three."),
-]
-
-
-class HistoryLanguage(StrEnum):
-    """Languages of the history."""
-
-    ZH = "zh"
-    EN = "en"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -124,7 +100,7 @@ def _history(
     ticket: Id,
     config: ConfigOption = None,
     lang: Annotated[
-        HistoryLanguage | None,
+        Language | None,
         typer.Option("--lang", "-l", help="Language of the table; the site's by default."),
     ] = None,
 ) -> None:
