@@ -38,6 +38,7 @@ __all__ = [
     "EvidenceSettings",
     "EvidenceStore",
     "Expired",
+    "encode_jpeg",
     "load_key",
     "sign",
     "thumbnail",
@@ -150,7 +151,7 @@ def thumbnail(image: Image, limit: int = THUMBNAIL_BYTES) -> str:
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         for quality in THUMBNAIL_QUALITIES:
-            text = base64.b64encode(_jpeg(small, quality)).decode()
+            text = base64.b64encode(encode_jpeg(small, quality)).decode()
             if len(text) <= limit:
                 return text
         if width == 1:
@@ -227,12 +228,12 @@ class EvidenceStore:
         while plain.exists():
             number += 1
             plain = stem.with_name(f"{stem.name}-{number}.jpg")
-        evidence = [self._write(plain, _jpeg(image, PICTURE_QUALITY), t)]
+        evidence = [self._write(plain, encode_jpeg(image, PICTURE_QUALITY), t)]
         shown = image
         if boxes:
             shown = _draw(image, boxes, labels)
             drawn = plain.with_name(f"{plain.stem}-boxes.jpg")
-            evidence.append(self._write(drawn, _jpeg(shown, PICTURE_QUALITY), t))
+            evidence.append(self._write(drawn, encode_jpeg(shown, PICTURE_QUALITY), t))
         return tuple(evidence), thumbnail(shown)
 
     def save_photo(self, camera_id: str, t: float, data: bytes) -> Evidence:
@@ -423,7 +424,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _jpeg(image: Image, quality: int) -> bytes:
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """The picture, (h, w, 3) uint8 BGR, as JPEG of this quality, 0..100.
+
+    Raises:
+        EvidenceError: if it cannot be encoded.
+    """
     try:
         done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     except cv2.error as error:

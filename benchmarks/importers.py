@@ -12,6 +12,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -97,7 +98,8 @@ def write_csv(events: Iterable[ImportedEvent], folder: Path, *, replace_file: bo
             writer = csv.writer(text)
             writer.writerow(["clip", "event", "start_s", "end_s", "box"])
             for event in events:
-                clip = places.get(event.clip, event.clip)
+                there = places.get(event.clip, [])
+                clip = there[0] if len(there) == 1 else event.clip
                 if event.word is None:
                     writer.writerow([clip, NONE, "", "", ""])
                     continue
@@ -109,13 +111,13 @@ def write_csv(events: Iterable[ImportedEvent], folder: Path, *, replace_file: bo
     return out
 
 
-def _clips_in(folder: Path) -> dict[str, str]:
-    """Paths relative to the folder by file name, where a name is there once."""
+def _clips_in(folder: Path) -> dict[str, list[str]]:
+    """Paths of the files below a folder, relative to it and sorted, by file name."""
     found: dict[str, list[str]] = {}
-    for path in folder.rglob("*"):
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             found.setdefault(path.name, []).append(path.relative_to(folder).as_posix())
-    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+    return found
 
 
 def _translated(events: Iterable[ImportedEvent], words: Mapping[str, str]) -> list[ImportedEvent]:
@@ -161,12 +163,17 @@ class _Clock:
         # The end of an event is the frame after its last one: one step beyond the clip is its end.
         return times[min(max(frame, 0), len(times) - 1)]
 
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        return _clips_in(self._folder)
+
     def _read(self, clip: str, place: str) -> list[float]:
-        path = next((p for p in sorted(self._folder.rglob(clip)) if p.is_file()), None)
-        if path is None:
+        there = self._places.get(clip)
+        if there is None:
             raise ConfigError(
                 f"{place}: found no clip {clip} in {self._folder}, expected it there (or --fps)"
             )
+        path = self._folder / there[0]
         try:
             with av.open(str(path)) as container:
                 stream = container.streams.video[0]

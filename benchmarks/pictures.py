@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from alerts.evidence import encode_jpeg
 from alerts.privacy import Privacy
 from gridwatch.config import CameraSettings
 from pipeline.capture.decoder import DecodeLevel, Picture, decoder_for
 from pipeline.capture.source import open_source
 from pipeline.capture.timeline import FileTimeline
-from pipeline.exceptions import EvidenceError
 from pipeline.frame import Image
 from pipeline.observation import RelativeBox
 from pipeline.units import Polygon
@@ -165,7 +165,7 @@ def _shot(frame: Image, moment: Moment, camera: CameraSettings) -> Shot:
         if box is not None:
             _rectangle(whole, box, colour)
     subject = moment.alarm or moment.event
-    return Shot(_jpeg(whole), None if subject is None else _close_up(frame, subject))
+    return Shot(encode_jpeg(whole, QUALITY), None if subject is None else _close_up(frame, subject))
 
 
 def _close_up(frame: Image, box: RelativeBox) -> bytes | None:
@@ -179,7 +179,7 @@ def _close_up(frame: Image, box: RelativeBox) -> bytes | None:
     x1, x2 = max(0, round(x - side / 2)), min(width, round(x + side / 2))
     y1, y2 = max(0, round(y - side / 2)), min(height, round(y + side / 2))
     part = frame[y1:y2, x1:x2]
-    return _jpeg(_resized(part, CLOSE_UP_PX)) if part.size else None
+    return encode_jpeg(_resized(part, CLOSE_UP_PX), QUALITY) if part.size else None
 
 
 def _resized(image: Image, width: int) -> Image:
@@ -195,13 +195,3 @@ def _rectangle(image: Image, box: RelativeBox, colour: tuple[int, int, int]) -> 
     second = (round(box[2] * width) - 1, round(box[3] * height) - 1)
     cv2.rectangle(image, first, second, (0, 0, 0), 4)  # so that it is seen on any ground
     cv2.rectangle(image, first, second, colour, 2)
-
-
-def _jpeg(image: Image) -> bytes:
-    try:
-        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    except cv2.error as error:
-        raise EvidenceError(f"picture of shape {image.shape}: {error.err}") from error
-    if not done:
-        raise EvidenceError(f"picture of shape {image.shape}: cannot be encoded as JPEG")
-    return bytes(data)

@@ -16,7 +16,7 @@ from benchmarks.evaluation import ClipOutcome, Evaluation
 from benchmarks.labels import Event
 from benchmarks.runner import START_T
 from benchmarks.score import LABEL_TOLERANCE_S, RECALL_BIAS
-from gridwatch.config import CameraSettings
+from benchmarks.work import PACKAGES, camera_to_json
 from gridwatch.host import models_needed
 from pipeline.analyse.weights import load_registry
 from pipeline.exceptions import ModelError
@@ -24,16 +24,6 @@ from pipeline.exceptions import ModelError
 __all__ = ["document"]
 
 SCHEMA = 1
-PACKAGES = (
-    "gridwatch",
-    "onnxruntime",
-    "av",
-    "opencv-python",
-    "numpy",
-    "scipy",
-    "supervision",
-    "trackers",
-)
 
 
 def document(evaluation: Evaluation, wall_s: float) -> dict[str, Any]:
@@ -101,7 +91,9 @@ def _clip(outcome: ClipOutcome) -> dict[str, Any]:
         "duration_s": None if measured is None else measured.duration_s,
         "rate_hz": None if measured is None else measured.rate_hz,
         "frames_analysed": None if run is None else run.frames,
-        "camera": None if outcome.camera is None else _camera(outcome.camera),
+        "camera": None
+        if outcome.camera is None
+        else {"id": outcome.camera.id, **camera_to_json(outcome.camera)},
         "scored": list(outcome.scored),
         "events": [
             _event(event) | {"outcome": "found" if i in outcome.alarm_events else "missed"}
@@ -125,15 +117,6 @@ def _event(event: Event) -> dict[str, Any]:
         "end_s": event.end_s,
         "box": event.box,
     }
-
-
-def _camera(camera: CameraSettings) -> dict[str, Any]:
-    """What of the settings bears on the alarms; never an address."""
-    stream = camera.stream.model_dump(mode="json", include={"analyse_width", "hwaccel"})
-    scenarios = {
-        name: parameters.model_dump(mode="json") for name, parameters in camera.scenarios.items()
-    }
-    return {"id": camera.id, "stream": stream, "scenarios": scenarios}
 
 
 def _weights(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import av
 import cv2
 import numpy as np
 
+from alerts.evidence import encode_jpeg
 from benchmarks.labels import VEHICLE_STOPPED, find_clips
 from pipeline.analyse.scenario import scenario_names
 from pipeline.exceptions import CaptureError, ConfigError
@@ -20,6 +21,7 @@ __all__ = ["Skeleton", "contact_sheet", "make_skeletons"]
 TILES = 24
 COLUMNS = 4
 TILE_WIDTH_PX = 320
+SHEET_QUALITY = 95  # small things are looked for on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def make_skeletons(paths: Sequence[Path]) -> list[Skeleton]:
             continue
         try:
             label.write_text(_text(clip.path, length_s), encoding="utf-8")
-            sheet.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+            sheet.write_bytes(encode_jpeg(picture, SHEET_QUALITY))
         except OSError as error:
             raise ConfigError(f"{label}: cannot be written: {error.strerror}") from error
         made.append(Skeleton(clip.path, label, sheet))

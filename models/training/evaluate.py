@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "letterbox",
     "measure",
     "open_session",
+    "read_part",
     "report",
 ]
 
@@ -258,6 +259,22 @@ def measure(
     """Run the model over one part of the data set (of one `source`, if given)."""
     session = open_session(model)
     pictures = []
+    for row, path, image in read_part(dataset, split, source):
+        complete = frozenset(classes.index(name) for name in row["complete"].split())
+        truth = _truth(dataset / "labels" / split / f"{path.stem}.txt", image.shape)
+        found = detect(session, image, input_px, len(classes))
+        pictures.append(Picture(found, truth, complete, row["group"], path))
+    return pictures
+
+
+def read_part(
+    dataset: Path, split: str, source: str | None = None
+) -> Iterator[tuple[dict[str, str], Path, npt.NDArray[np.uint8]]]:
+    """Row of `items.csv`, file and picture (h, w, 3) uint8 BGR of one part of a data set, of one `source` if given.
+
+    Raises:
+        ValueError: if a picture cannot be read.
+    """
     with (dataset / "items.csv").open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["split"] == split]
     for row in rows:
@@ -267,11 +284,7 @@ def measure(
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             raise ValueError(f"{path}: found no readable picture")
-        complete = frozenset(classes.index(name) for name in row["complete"].split())
-        truth = _truth(dataset / "labels" / split / f"{path.stem}.txt", image.shape)
-        found = detect(session, np.asarray(image, np.uint8), input_px, len(classes))
-        pictures.append(Picture(found, truth, complete, row["group"], path))
-    return pictures
+        yield row, path, np.asarray(image, np.uint8)
 
 
 def _truth(path: Path, shape: tuple[int, ...]) -> Floats:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from models.training.evaluate import bootstrap, letterbox, open_session
+from models.training.evaluate import bootstrap, letterbox, open_session, read_part
 from models.training.masks import Mask, read_mask
 
 __all__ = ["SurfacePicture", "find_surface", "measure_surface", "report_surface"]
@@ -76,14 +75,8 @@ def measure_surface(
     """Run the model over one part of an assembled data set."""
     session = open_session(model)
     pictures = []
-    with (dataset / "items.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] == split]
-    for row in rows:
-        path = dataset / "images" / split / f"{int(row['number']):05d}_{row['picture']}"
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f"{path}: found no readable picture")
-        found = find_surface(session, np.asarray(image, np.uint8), input_px, threshold)
+    for row, path, image in read_part(dataset, split):
+        found = find_surface(session, image, input_px, threshold)
         truth = read_mask(dataset / "masks" / split / f"{path.stem}.png")
         both, either = int((found & truth).sum()), int((found | truth).sum())
         pictures.append(SurfacePicture(both, either, row["source"], row["group"], path))
