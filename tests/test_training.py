@@ -257,6 +257,45 @@ def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
     assert all(b.cx - b.width / 2 + 1e-9 >= 0 and b.cx + b.width / 2 <= 1 + 1e-9 for b in labels[0])
 
 
+def test_a_rendered_thing_is_cut_along_its_outline(tmp_path: Path) -> None:
+    write_set(tmp_path / "renders", [(row(), "")])
+    (picture,) = (tmp_path / "renders" / "images").iterdir()
+    height, width = cv2.imread(str(picture)).shape[:2]
+    numbers = np.zeros((height, width), np.uint8)
+    cv2.circle(numbers, (width // 2, height // 2), height // 3, 2, cv2.FILLED)
+    cv2.imwrite(str(tmp_path / "parts.png"), numbers)
+    side = 2 * (height // 3) / height
+    person, bicycle = (
+        Box(0, 0.5, 0.5, 1.0, 1.0),
+        Box(1, 0.5, 0.5, side * height / width, side),
+    )
+    item = Item(
+        picture, "sim", "g", "train", (person, bicycle), frozenset(), parts=tmp_path / "parts.png"
+    )
+    (cut,) = cut_out(item, (1,))
+    assert (cut.class_id, cut.origin) == (1, "render")
+    assert cut.scale == pytest.approx(side)
+    centre = cut.alpha.shape[0] // 2
+    assert cut.alpha[centre, centre] == pytest.approx(1.0)
+    assert cut.alpha[:3, :3].max() == pytest.approx(0.0)  # a circle leaves the corners out
+
+
+def test_what_is_pasted_without_an_ebike_is_a_bicycle_most_often(tmp_path: Path) -> None:
+    write_set(tmp_path / "cabin", [(row(), "")])
+    (picture,) = (tmp_path / "cabin" / "images").iterdir()
+    thing = CutOut(np.full((80, 80, 3), 200, np.uint8), np.ones((80, 80), np.float32), 2)
+    pool = {key: [replace(thing, class_id=key)] for key in (0, 1, 2, 6)}
+    composer = Composer(np.zeros((360, 640, 3), np.uint8), pool)
+    labels = [
+        {box.class_id for box in composer(picture, [], seed, tmp_path / "out.jpg")}
+        for seed in range(120)
+    ]
+    without = [found for found in labels if found and 2 not in found]
+    assert len(without) > 20
+    assert sum(1 in found for found in without) > len(without) / 2
+    assert any(2 in found for found in labels)
+
+
 def test_a_composer_needs_ebikes_and_harmless_things() -> None:
     thing = CutOut(np.zeros((80, 80, 3), np.uint8), np.ones((80, 80), np.float32), 2)
     with pytest.raises(ValueError, match="found 1 e-bikes, 0 other kinds"):
@@ -408,3 +447,40 @@ def test_a_gallery_counts_wrong_and_missed_of_complete_classes_only() -> None:
     found = [[0.0, 0, 10, 10, 0.9, 0], [20.0, 20, 30, 30, 0.8, 0], [20.0, 20, 30, 30, 0.8, 1]]
     assert mistakes(picture(found, truth, {0}), {0: 0.5, 1: 0.5}) == 2
     assert mistakes(picture(found, truth, {0, 1}), {0: 0.5, 1: 0.5}) == 3
+
+
+def test_a_published_file_becomes_start_weights_with_the_same_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics", reason="ULTRALYTICS ABSENT: start weights are not checked")
+    import onnxruntime
+    import torch
+    from ultralytics import YOLO
+
+    from models.training.unfold import unfold
+
+    shipped = TRAINING.parent / "weights" / "fire.onnx"
+    manifest = load_manifest(TRAINING / "fire.yaml")
+    rng = np.random.default_rng(1)
+    pictures = [tmp_path / f"{k}.png" for k in range(3)]
+    for path in pictures:
+        cv2.imwrite(str(path), rng.integers(0, 255, (240, 320, 3), dtype=np.uint8))
+    unfold(shipped, manifest, pictures, tmp_path / "start.pt")
+    network = YOLO(str(tmp_path / "start.pt")).model.float().eval()
+    blob = rng.random((1, 3, 256, 416), dtype=np.float32)
+    with torch.no_grad():
+        scores = network(torch.from_numpy(blob))[0].numpy()[:, 4:]
+    session = onnxruntime.InferenceSession(str(shipped), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"images": blob})
+    np.testing.assert_allclose(scores, expected[:, 4:], atol=0.01)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    # It normalises again: in training mode the network must not blow up.
+    assert all(norm.running_var.min() > 0 for norm in norms)
+    assert torch.isfinite(network.train()(torch.from_numpy(blob))["scores"]).all()
+
+
+def test_a_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics", reason="ULTRALYTICS ABSENT: start weights are not checked")
+    from models.training.unfold import unfold
+
+    manifest = load_manifest(TRAINING / "vehicles.yaml")
+    with pytest.raises(ValueError, match=r"fire.onnx: model\.23\.cv3\.0\.2\.weight: found shape"):
+        unfold(TRAINING.parent / "weights" / "fire.onnx", manifest, [], tmp_path / "start.pt")

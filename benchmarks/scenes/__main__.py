@@ -12,9 +12,9 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from benchmarks.scenes.camera import Label, yolo_line
+from benchmarks.scenes.camera import Label, numbered, yolo_line
 from benchmarks.scenes.clips import Clip, Picture, encode, label_yaml
-from benchmarks.scenes.sensor import Sensor, burn_text, jpeg
+from benchmarks.scenes.sensor import Sensor, burn_text, jpeg, png
 
 __all__ = ["main"]
 
@@ -75,8 +75,9 @@ def _stills(scene: Scene, name: str, seed: int, count: int, out: Path, width: in
         picture = burn_text(sensor.expose(picture, rng), sensor.text)
         height = picture.shape[0]
         lines = "".join(yolo_line(label, width, height) + "\n" for label in labels)
-        # The label first: where a picture is, its label is.
+        # The labels first: where a picture is, its labels are.
         _write(out / "labels" / f"{stem}.txt", lines.encode())
+        _write(out / "masks" / f"{stem}.png", png(numbered(labels, height, width)))
         _write(picture_path, jpeg(picture, sensor.jpeg_quality))
         done += 1
         pace = (time.monotonic() - began) / done

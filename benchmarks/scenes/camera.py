@@ -6,7 +6,7 @@ Pixels: x to the right, y down, the picture's upper left corner is (0, 0).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "Label",
     "label_of",
     "mask_box",
+    "numbered",
     "silhouette",
     "yolo_line",
 ]
@@ -114,11 +115,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Label:
-    """A box of a class: xyxy in pixels, and the share of the thing that is seen."""
+    """A box of a class: xyxy in pixels, the share of the thing that is seen, and where it is seen, (h, w) bool."""
 
     class_id: int
     xyxy: tuple[float, float, float, float]
     visible: float
+    seen: Mask | None = field(default=None, compare=False)
 
 
 def silhouette(mesh: Mesh, camera: Camera, *, margin: float = 0.5) -> Mask:
@@ -154,7 +156,7 @@ def label_of(class_id: int, seen: Mask, mesh: Mesh, camera: Camera) -> Label | N
         return None
     whole = int(silhouette(mesh, camera).sum())
     visible = min(1.0, int(seen.sum()) / max(whole, 1))
-    return Label(class_id, box, visible) if visible >= MIN_VISIBLE else None
+    return Label(class_id, box, visible, seen) if visible >= MIN_VISIBLE else None
 
 
 def yolo_line(label: Label, width: int, height: int) -> str:
@@ -162,3 +164,12 @@ def yolo_line(label: Label, width: int, height: int) -> str:
     x1, y1, x2, y2 = label.xyxy
     values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
     return f"{label.class_id} " + " ".join(f"{v:.6f}" for v in values)
+
+
+def numbered(labels: Sequence[Label], height: int, width: int) -> NDArray[np.uint8]:
+    """Per pixel the number of the label (its line, from 1) whose thing is seen there, else 0; (h, w) uint8."""
+    numbers = np.zeros((height, width), np.uint8)
+    for number, label in enumerate(labels, 1):
+        if label.seen is not None:
+            numbers[label.seen] = number
+    return numbers

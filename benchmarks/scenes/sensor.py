@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-__all__ = ["Sensor", "burn_text", "jpeg", "to_display", "to_linear"]
+__all__ = ["Sensor", "burn_text", "jpeg", "png", "to_display", "to_linear"]
 
 Picture = NDArray[np.uint8]
 
@@ -101,6 +101,13 @@ def jpeg(picture: Picture, quality: int) -> bytes:
     """The picture as JPEG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture, or a map of numbers (h, w), as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -313,10 +313,10 @@ def _labels(flame: NDArray[np.bool_], smoke: NDArray[np.bool_]) -> list[Label]:
     labels = []
     fire_box, smoke_box = _box(flame), _box(smoke)
     if fire_box is not None:
-        labels.append(Label(FIRE, fire_box, 1.0))
+        labels.append(Label(FIRE, fire_box, 1.0, flame))
     # Smoke that stays within the flame's box is a fringe of the flame, not a plume that one would label.
     if smoke_box is not None and (fire_box is None or _area(smoke_box) > 1.4 * _area(fire_box)):
-        labels.append(Label(SMOKE, smoke_box, 1.0))
+        labels.append(Label(SMOKE, smoke_box, 1.0, smoke))
     return labels
 
 

@@ -72,6 +72,7 @@ def _set_items(manifest: Manifest, source_set: SourceSet, folder: Path) -> Itera
         complete = _complete(row, source_set, manifest.classes)
         train = row["split"] == "train"
         mask = folder / row["mask"] if source_set.masks else None
+        parts = folder / "masks" / f"{picture.stem}.png" if source_set.bare else None
         boxes = () if source_set.boxless else read_boxes(label, class_map)
         yield Item(
             picture=picture,
@@ -86,6 +87,7 @@ def _set_items(manifest: Manifest, source_set: SourceSet, folder: Path) -> Itera
             polygons=() if mask is None else polygons(read_mask(mask), class_map[255]),
             mask=mask,
             backdrop=bool(source_set.backdrops) and picture.match(source_set.backdrops),
+            parts=parts if parts is not None and parts.is_file() else None,
         )
 
 

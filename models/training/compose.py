@@ -3,15 +3,16 @@
 The training cabin shows e-bikes nearly always, so a detector may learn the cabin instead of the e-bike. Most copies
 are therefore composed anew: on the empty cabin (the per-pixel median of a fixed camera) or on a rendered cabin of
 another build, with e-bikes as positives and pedal bicycles, wheelchairs and people as negatives for the e-bike. Both
-kinds are cut and pasted alike, so that traces of pasting tell nothing. Boxes follow the picture's geometry.
+kinds come from cabins, renders and streets, and are cut and pasted alike, so that neither traces of pasting nor the
+place in the cabin tell anything. Boxes follow the picture's geometry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,15 +24,21 @@ __all__ = ["Composer", "CutOut", "cabin_composer", "cut_out", "foreground", "war
 
 Image = npt.NDArray[np.uint8]
 Alpha = npt.NDArray[np.float32]
+Key = TypeVar("Key")
 
 PERSON, BICYCLE, EBIKE, WHEELCHAIR = 0, 1, 2, 6  # ids of the vehicles model
 MIN_CUT_PX = 60  # smaller cut-outs look like a stain when they are pasted larger
+MIN_RENDER_CUT_PX = 40  # of a rendered thing, whose outline is exact
 WORK_PX = 640  # width in which copies are made: twice the training size
 MIN_DIFFERENCE = 22  # grey levels from the empty cabin: above sensor noise and JPEG blocks
 ORIGINAL_SHARE = 0.25  # of the copies: the picture itself under other optics and light
 EBIKE_SHARE = 0.5  # of the composed copies: as many cabins with an e-bike as without
 RENDERED_SHARE = 0.5  # of the composed copies: on a rendered cabin instead of the emptied one
 OCCLUDED_SHARE = 0.35  # of the composed copies: a person stands in front
+# Of what is pasted without an e-bike: what real cabins were mistaken for it with comes first.
+HARMLESS_SHARES = {BICYCLE: 6.0, PERSON: 2.0, WHEELCHAIR: 1.0}
+# Where a cut-out comes from: the view of a cabin's camera counts most, renders have all shapes, streets real pixels.
+ORIGIN_SHARES = {"cabin": 4.0, "render": 3.0, "street": 2.0}
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,14 @@ class CutOut:
         alpha: (height, width), 0 (not the thing) … 1.
         class_id: class of the vehicles model.
         scale: height relative to that of its picture if it comes from a cabin, else None.
+        origin: a key of `ORIGIN_SHARES`.
     """
 
     image: Image
     alpha: Alpha
     class_id: int
     scale: float | None = None
+    origin: str = "street"
 
 
 def cut_out(item: Item, class_ids: Sequence[int], empty: Image | None = None) -> list[CutOut]:
@@ -56,25 +65,33 @@ def cut_out(item: Item, class_ids: Sequence[int], empty: Image | None = None) ->
 
     With the `empty` scene of the same fixed camera the outline is where the picture differs from it; else an
     ellipse in the box, which keeps most of the surroundings out. Boxes at the edge of the picture are half things
-    and left out, except in a cabin, where they are the rule.
+    and left out, except in a cabin, where they are the rule. Rendered things have exact outlines.
     """
     image = _read(item.picture)
     height, width = image.shape[:2]
+    numbers = None if item.parts is None else cv2.imread(str(item.parts), cv2.IMREAD_UNCHANGED)
+    least_px = MIN_CUT_PX if numbers is None else MIN_RENDER_CUT_PX
     cuts = []
-    for box in item.boxes:
+    for number, box in enumerate(item.boxes, 1):
         x1, y1 = int((box.cx - box.width / 2) * width), int((box.cy - box.height / 2) * height)
         x2, y2 = int((box.cx + box.width / 2) * width), int((box.cy + box.height / 2) * height)
         whole = x1 > 2 and y1 > 2 and x2 < width - 2 and y2 < height - 2
-        if box.class_id not in class_ids or min(x2 - x1, y2 - y1) < MIN_CUT_PX:
+        if box.class_id not in class_ids or min(x2 - x1, y2 - y1) < least_px:
             continue
-        if empty is None and whole:
+        if numbers is not None:
+            x1, y1 = max(x1, 0), max(y1, 0)
+            seen = (numbers[y1:y2, x1:x2] == number).astype(np.float32)
+            alpha = np.asarray(cv2.GaussianBlur(seen, (0, 0), 0.7), np.float32)
+            piece = image[y1:y2, x1:x2].copy()
+            cuts.append(CutOut(piece, alpha, box.class_id, box.height, "render"))
+        elif empty is None and whole:
             piece = image[y1:y2, x1:x2].copy()
             cuts.append(CutOut(piece, _ellipse(piece.shape), box.class_id))
         elif empty is not None:
             x1, y1 = max(x1, 0), max(y1, 0)
             piece = image[y1:y2, x1:x2].copy()
             alpha = foreground(piece, empty[y1:y2, x1:x2])
-            cuts.append(CutOut(piece, alpha, box.class_id, box.height))
+            cuts.append(CutOut(piece, alpha, box.class_id, box.height, "cabin"))
     return cuts
 
 
@@ -101,7 +118,7 @@ def cabin_composer(items: Sequence[Item]) -> Composer | None:
     empty = _median([item.picture for item in cabin])
     pool: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: [], WHEELCHAIR: []}
     for item in items:
-        if item.split != "train" or item.backdrop:
+        if item.split != "train" or (item.backdrop and item.parts is None):
             continue
         for cut in cut_out(item, tuple(pool), empty if item.compose else None):
             pool[cut.class_id].append(cut)
@@ -131,7 +148,7 @@ class Composer:
         self._empty = empty
         self._ebikes = pool.get(EBIKE, [])
         self._persons = pool.get(PERSON, [])
-        self._harmless = [pool[key] for key in (BICYCLE, WHEELCHAIR, PERSON) if pool.get(key)]
+        self._harmless = {key: pool[key] for key in HARMLESS_SHARES if pool.get(key)}
         self._backdrops = list(backdrops)
         if not self._ebikes or not self._harmless:
             raise ValueError(
@@ -166,18 +183,31 @@ class Composer:
             image = _narrow(self._empty)
         things = []
         if rng.random() < EBIKE_SHARE:
-            things += [self._ebikes[int(rng.integers(len(self._ebikes)))]]
+            things.append(_any(self._ebikes, rng))
         for _ in range(int(rng.integers(0 if things else 1, 3))):
             # First the kind, then the thing: people are many, bicycles few.
-            weights = np.array([3.0, 1.0, 1.0])[: len(self._harmless)]
-            kind = self._harmless[int(rng.choice(len(self._harmless), p=weights / weights.sum()))]
-            things.append(kind[int(rng.integers(len(kind)))])
+            kind = _weighted({key: HARMLESS_SHARES[key] for key in self._harmless}, rng)
+            things.append(_any(self._harmless[kind], rng))
         rng.shuffle(things)
         if self._persons and rng.random() < OCCLUDED_SHARE:
-            things.append(self._persons[int(rng.integers(len(self._persons)))])
+            things.append(_any(self._persons, rng))
         for thing in things:
             image, labels = _paste(image, labels, thing, rng)
         return image, labels
+
+
+def _weighted(shares: Mapping[Key, float], rng: np.random.Generator) -> Key:
+    """One of the keys, each as often as its share says."""
+    weights = np.array(list(shares.values()))
+    return list(shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]
+
+
+def _any(cuts: Sequence[CutOut], rng: np.random.Generator) -> CutOut:
+    """One of the cut-outs: first where it comes from, then which."""
+    origins = {cut.origin for cut in cuts}
+    origin = _weighted({key: v for key, v in ORIGIN_SHARES.items() if key in origins}, rng)
+    chosen = [cut for cut in cuts if cut.origin == origin]
+    return chosen[int(rng.integers(len(chosen)))]
 
 
 def _paste(

@@ -46,6 +46,7 @@ class Item:
         pseudo: class ids that a teacher labels.
         polygons: outlines for a segmentation run, from `mask`.
         backdrop: whether other things may be pasted into it.
+        parts: a picture (h, w) whose pixels hold the number of the box, from 1, whose thing is seen there.
     """
 
     picture: Path
@@ -60,3 +61,4 @@ class Item:
     polygons: tuple[Polygon, ...] = ()
     mask: Path | None = None
     backdrop: bool = False
+    parts: Path | None = None

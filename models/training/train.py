@@ -18,6 +18,8 @@ from ultralytics import settings as ultralytics_settings
 
 from models.training.manifest import load_manifest
 from models.training.masked import MaskedDetectionTrainer, SurfaceTrainer
+from models.training.quantise import calibration_pictures
+from models.training.unfold import unfold
 
 __all__ = ["train"]
 
@@ -60,13 +62,17 @@ def train(
 ) -> Path:
     """Train and return the path of the last weights.
 
-    Options are `DEFAULTS`, then the manifest's `train`, then `extra`, the later winning.
+    Start weights are an Ultralytics checkpoint, or an ONNX file that `export` wrote for this manifest. Options are `DEFAULTS`, then the manifest's `train`, then `extra`, the later winning.
     """
     ultralytics_settings.update({"sync": False})
     chosen = load_manifest(manifest)
     name = str(extra.pop("name", chosen.name))
     last = runs / name / "weights" / "last.pt"
     threads = int(extra.pop("threads", os.cpu_count() or 1))
+    if start.suffix == ".onnx" and not resume:
+        folded, start = start, runs / name / "start.pt"
+        start.parent.mkdir(parents=True, exist_ok=True)
+        unfold(folded, chosen, calibration_pictures(dataset), start)
     if chosen.task == "segment" and not resume:
         model = YOLO(SEGMENT_YAML).load(str(start))  # takes over what fits: backbone and neck
     else:
