@@ -118,6 +118,7 @@ class RuntimeSettings(Settings):
         metrics_address: Address it listens on.
         log_format: ``auto`` is human on a terminal and JSON elsewhere.
         reload: Apply a changed cameras.yaml without being told to; otherwise at SIGHUP alone.
+        memory_limit: An engine that holds more resident memory hands over to a new one; none when empty.
     """
 
     providers: tuple[str, ...] = ("cpu",)
@@ -127,6 +128,7 @@ class RuntimeSettings(Settings):
     metrics_address: str = "127.0.0.1"
     log_format: Literal["auto", "json", "human"] = "auto"
     reload: bool = True
+    memory_limit: ByteSize | None = None
 
 
 class CameraSettings(Settings):

@@ -43,7 +43,7 @@ HEARTBEAT_TIMEOUT_S = 30.0  # longer than any inference or fsync on an overloade
 STARTING_S = 300.0  # on top of that, for imports and models from a cold disk or the check of a store of gigabytes
 STARTING = b"s"  # the heartbeat of an engine that has a long step of its start before it
 RELOAD = b"r"  # on the engine's standard input: look at cameras.yaml now
-START_ANEW = 3  # the engine's exit status when a changed configuration needs a new engine
+START_ANEW = 3  # the engine's exit status when a new one shall follow: a changed configuration, too much memory
 RETREAT = "--retreat="  # with the state folder: start with the last text that an engine ran with
 POLL_S = 0.05
 # A supervisor that wakes so late was not alone: the machine slept, or swapped, and the engine with it.

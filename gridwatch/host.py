@@ -63,6 +63,7 @@ SNAPSHOT_S = 1.0  # a kill -9 costs a dwell no more than this
 UNKNOWN_AFTER_S = 5.0  # what is hidden for a moment is not worth a status
 STATUS_S = 60.0  # statuses are repeated so that `silent for` stays current
 RING_BYTES = 64 * 1024 * 1024  # 40 s of a 1080p camera at 12 Mbit/s
+YOUNG_S = 600.0  # an engine that is over its memory limit sooner would be so again: a new one every time helps nobody
 KEYFRAME_WARNING_S = 10.0  # longer intervals force full decoding and delay the first picture
 
 _CAPTURE_COUNTERS = {
@@ -230,6 +231,8 @@ class Host:
         self._rare_keyframes: set[str] = set()
         self._unknown: dict[str, dict[str, tuple[float, Json]]] = {}
         self._status_due_s = 0.0
+        self._begun_s = self._clock.monotonic()
+        self._told_memory = False
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> bool:
         """Work until `stop` is set (or, with ``once``, until all files have ended), then end cleanly.
@@ -239,7 +242,7 @@ class Host:
             beat: Called about once a second while the loop turns.
 
         Returns:
-            Whether it ended because a changed configuration needs a new engine.
+            Whether a new engine shall follow: a changed configuration needs one, or this one outgrew its memory limit.
         """
         runtime = self.config.runtime
         if runtime.metrics_port is not None:
@@ -331,11 +334,25 @@ class Host:
         self.warner.remember(t)
         if self._watch is not None and (candidate := self._watch.take()) is not None:
             self._take_over(candidate, t)
+        self._look_at_memory(now_s)
         repeat = now_s >= self._status_due_s
         if repeat:
             self._status_due_s = now_s + STATUS_S
         for camera in self._cameras:
             self._tell_status(camera.id, t, repeat=repeat)
+
+    def _look_at_memory(self, now_s: float) -> None:
+        """End for a new engine once this one has outgrown its limit; it is told once and goes on if it is young."""
+        limit = self.config.runtime.memory_limit
+        if limit is None or self._once or (held := _resident_bytes()) <= limit:
+            return
+        facts = {"memory_mib": round(held / 2**20), "limit_mib": round(limit / 2**20)}
+        if now_s - self._begun_s >= YOUNG_S:
+            log.warning("memory limit reached, a new engine takes over", **facts)
+            self._anew = True
+        elif not self._told_memory:
+            self._told_memory = True
+            log.error("memory limit is below what these cameras need", **facts)
 
     def _note_unknown(self, outcome: Outcome) -> None:
         """Which scenarios cannot tell at present, and why: a river camera that is warming up is not normal."""

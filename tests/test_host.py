@@ -98,6 +98,33 @@ def test_a_quarantined_camera_is_a_ticket_whatever_it_is(tmp_path: Path, entry: 
     assert [t.id for t in run_for(90) if t.camera.id == "bad"] == [ticket.id], "after a restart"
 
 
+def test_an_engine_over_its_memory_limit_hands_over_once_it_is_old_enough(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.yaml"
+    text = CONFIGURATION.format(folder=tmp_path / "state") + "runtime: {memory_limit: 1MB}\n"
+    file.write_text(text, encoding="utf-8")
+    clock = Clock()
+    host = Host(load_config(file, {}), tmp_path, CrashNotes(tmp_path), clock=clock)
+    begun_t, ended_t = clock.t, None
+    with capture_logs() as logs:
+        while ended_t is None and clock.t < begun_t + 3600:
+            clock.t += 30.0
+            host._look_at_memory(clock.t)
+            ended_t = clock.t if host._anew else None
+    host.store.close()
+    assert ended_t == begun_t + 600
+    assert [log["event"] for log in logs] == [
+        "memory limit is below what these cameras need",
+        "memory limit reached, a new engine takes over",
+    ]
+    assert logs[0]["limit_mib"] == 1
+    assert logs[0]["memory_mib"] > 1
+
+
+def test_without_a_memory_limit_nothing_hands_over(host: Host) -> None:
+    host._look_at_memory(1e12)
+    assert not host._anew
+
+
 def test_the_published_contract_describes_a_cameras_whole_status(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
