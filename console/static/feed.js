@@ -6,6 +6,7 @@ const pane = document.getElementById("pane");
 const single = document.querySelector(".desk.single") !== null;
 const narrow = matchMedia("(max-width: 1023px)");
 const MOST_ROWS = 300; // an open page must not grow for days
+const MOST_MOVING = 8; // no eye follows more, and each is painted anew with every frame while it glows
 
 const feedOf = () => document.getElementById("feed");
 const rowsOf = () => (feedOf() ? [...feedOf().querySelectorAll(".row:not(.leaving)")] : []);
@@ -33,7 +34,7 @@ function place(fresh) {
   } else {
     // Ids sort by the time of the alarm, the newest on top.
     const below = rowsOf().find((row) => row.dataset.id < id);
-    fresh.classList.add("new");
+    if (feed.querySelectorAll(".row.new").length < MOST_MOVING) fresh.classList.add("new");
     feed.insertBefore(fresh, below || feed.querySelector(".more"));
     arrived(fresh);
     const rows = rowsOf();
@@ -41,6 +42,10 @@ function place(fresh) {
   }
   htmx.process(fresh);
 }
+
+document.addEventListener("animationend", (event) => {
+  if (event.animationName === "glow") event.target.classList.remove("new");
+});
 
 function leave(row) {
   row.classList.add("leaving");
