@@ -104,6 +104,8 @@ def picture(page: Page, name: str, *, whole: bool = False) -> None:
     folder = os.environ.get("GRIDWATCH_SCREENSHOTS")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
+        if whole:  # what sticks to the window's top would lie across the middle
+            page.evaluate("window.scrollTo(0, 0)")
         page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=whole)
 
 
