@@ -24,8 +24,10 @@ from console.database import Database
 from console.mirror import Mirror
 from console.settings import ConsoleSettings, Language, grid_names
 from console.users import Role, UserStore
+from gridwatch.cli_options import WithParentOption
 from gridwatch.config import load_config
 from gridwatch.logs import configure_logging
+from gridwatch.parent import end_with_parent
 from gridwatch.watch import feed_settings
 from pipeline.exceptions import ConfigError
 
@@ -96,6 +98,7 @@ def serve(
     https: Annotated[
         bool, typer.Option("--https", help="Readers come over HTTPS alone: cookies say so.")
     ] = False,
+    with_parent: WithParentOption = False,
 ) -> None:
     """Serve the page until Ctrl-C; with `user`, keep its users."""
     settings = _settings(config, broker, site, broker_user, database, folder, https)
@@ -103,6 +106,8 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     configure_logging("auto", "INFO")
+    if with_parent:
+        end_with_parent()
     _serve(replace(settings, share=share), host, port, behind_proxy=behind_proxy)
 
 

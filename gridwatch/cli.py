@@ -22,6 +22,7 @@ from gridwatch.cli_options import (
     TargetOption,
     UserOption,
     WindowOption,
+    WithParentOption,
 )
 from gridwatch.cli_tickets import add_commands
 from gridwatch.logs import configure_logging
@@ -107,6 +108,7 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set broker.port=1884"),
     ] = None,
+    with_parent: WithParentOption = False,
 ) -> None:
     """Run the daemon: cameras in, tickets out, until SIGTERM.
 
@@ -117,7 +119,7 @@ def run(
 
     chosen = overrides or []
     settings = load_config(config, overrides=chosen)
-    become_daemon(config, settings, once=once, overrides=chosen)
+    become_daemon(config, settings, once=once, overrides=chosen, with_parent=with_parent)
 
 
 @app.command()

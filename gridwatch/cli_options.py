@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gridwatch.parent import WITH_PARENT
+
 __all__ = [
     "BrokerOption",
     "ConfigArgument",
@@ -21,6 +23,7 @@ __all__ = [
     "TargetOption",
     "UserOption",
     "WindowOption",
+    "WithParentOption",
 ]
 
 
@@ -74,4 +77,8 @@ RateOption = Annotated[
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+]
+WithParentOption = Annotated[
+    bool,
+    typer.Option(WITH_PARENT, help="End when the standard input ends, for programs that start us."),
 ]

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn, TypedDict
 import structlog
 
 from gridwatch.logs import configure_logging
+from gridwatch.parent import WITH_PARENT, end_with_parent
 from pipeline.exceptions import GridwatchError
 
 __all__ = ["CrashNotes", "EngineLock", "Supervisor", "become_daemon", "engine_command"]
@@ -394,7 +395,12 @@ def engine_command(config: Path, *options: str) -> list[str]:
 
 
 def become_daemon(
-    file: Path, config: Config, *, once: bool, overrides: Sequence[str] = ()
+    file: Path,
+    config: Config,
+    *,
+    once: bool,
+    overrides: Sequence[str] = (),
+    with_parent: bool = False,
 ) -> NoReturn:
     """Turn this process into the supervisor of a configuration that has just been found valid.
 
@@ -405,6 +411,7 @@ def become_daemon(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     options = ["--once"] if once else []
     options += [f"--set={override}" for override in overrides]
+    options += [WITH_PARENT] if with_parent else []
     arguments = [config.runtime.log_format, str(folder), str(file), *options]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "gridwatch.daemon", *arguments])  # noqa: S606 - ourselves
@@ -421,6 +428,9 @@ def main() -> int:
     except GridwatchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    if WITH_PARENT in options:  # meant for us; the engine ends with the supervisor anyway
+        options.remove(WITH_PARENT)
+        end_with_parent()
     command = engine_command(Path(file), *options)
     return Supervisor(command, CrashNotes(Path(folder)), Path(folder)).run()
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from alerts.connection import BrokerSettings
 from gridwatch.config import Config, load_config
 from gridwatch.embedded_broker import EmbeddedBroker, free_port
+from gridwatch.parent import WITH_PARENT
 from gridwatch.watch import FeedSettings, FeedView
 from pipeline.exceptions import ConfigError
 
@@ -95,16 +96,17 @@ def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) 
         )
         view = FeedView(settings, language, console)
         with view, log.open("w") as output:
-            daemon = subprocess.Popen(_command(file, broker.port, folder, once=once), stderr=output)
+            daemon = subprocess.Popen(
+                _command(file, broker.port, folder, once=once), stdin=subprocess.PIPE, stderr=output
+            )
             page = _start_console(file, broker.port, folder, console, words)
             try:
                 _follow(view, daemon)
             except KeyboardInterrupt:
-                daemon.terminate()
+                pass
             finally:
                 _end(daemon)
                 if page is not None:
-                    page.terminate()
                     _end(page)
             view.follow(SETTLE_S)
     _sum_up(console, words, config, view, folder)
@@ -116,7 +118,7 @@ def run_demo(file: Path | None, *, once: bool, language: str | None, port: int) 
 
 
 def _command(file: Path, port: int, folder: Path, *, once: bool) -> list[str]:
-    command = [sys.executable, "-m", "gridwatch.cli", "run", str(file)]
+    command = [sys.executable, "-m", "gridwatch.cli", "run", str(file), WITH_PARENT]
     command += ["--once"] if once else ["--set", "defaults.stream.loop=true"]
     evidence = f"127.0.0.1:{free_port()}"
     overrides = [
@@ -141,12 +143,13 @@ def _start_console(
     web_port = free_port()
     # Its start must not take the cores from the engine's, which begins at the same moment.
     command = ["nice", "-n", "10", sys.executable, "-m", "gridwatch.cli", "console"]
-    command += ["--config", str(file)]
+    command += ["--config", str(file), WITH_PARENT]
     command += ["--broker", f"127.0.0.1:{port}", "--folder", str(folder / "console")]
     command += ["--port", str(web_port)]
     with (folder / "console.log").open("w") as output:
         page = subprocess.Popen(
             command,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             # By the environment and not as an argument, which every process may read.
@@ -172,13 +175,15 @@ def _follow(view: FeedView, daemon: subprocess.Popen[bytes]) -> None:
         view.follow(0.2)
 
 
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + STOP_S
-    while daemon.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    if daemon.poll() is None:
-        daemon.kill()
-        daemon.wait()
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Let go of a child, which is also what happens when we are killed."""
+    if child.stdin is not None:
+        child.stdin.close()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _sum_up(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from pipeline.analyse.weights import load_registry
 from pipeline.capture.reader import CameraReader
 from pipeline.frame import Image
 from pipeline.testing import ScriptedDetector
+from tests.broker import wait_for
 
 SCENARIOS = {"ebike_in_elevator", "illegal_parking", "fire", "river_discoloration"}
 
@@ -139,6 +142,48 @@ def test_the_demo_raises_one_ticket_per_event_offline(config: Config, tmp_path: 
             assert ticket.analyse.model_sha256 == load_registry()[model].sha256
         assert ticket.title.en in done.stdout
     assert re.search(rf"^{len(tickets)} tickets: ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.timeout(200)
+def test_a_demo_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    with log.open("w") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "gridwatch.cli", "demo", "--lang", "en"],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    family: list[int] = []
+    try:
+        wait_for(lambda: "operators' page: http" in log.read_text(), 120, "the page")
+        wait_for(lambda: len(below(demo.pid)) == 3, 60, "supervisor, engine and page")
+        family = below(demo.pid)
+        demo.kill()
+        demo.wait(10)
+        wait_for(lambda: not any(map(runs, family)), 30, "the end of what the demo had started")
+        (told,) = tmp_path.glob("gridwatch-demo-*/gridwatch.log")
+        assert "is killed" not in told.read_text(), "the engine ended in order"
+    finally:
+        for pid in (demo.pid, *family):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        demo.wait(10)
+
+
+def below(pid: int) -> list[int]:
+    """The process ids of all descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [one for child in map(int, children) for one in (child, *below(child))]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is alive; a zombie that nobody has waited for is not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def labels(camera: CameraSettings) -> dict[str, list[dict[str, object]]]:
