@@ -26,7 +26,7 @@ from gridwatch.config import CameraSettings, Config
 from pipeline.analyse.weights import load_registry
 from pipeline.exceptions import ConfigError, ModelError
 
-__all__ = ["ClipOutcome", "Evaluation", "Options", "evaluate", "judged"]
+__all__ = ["ClipOutcome", "Evaluation", "Options", "evaluate", "judged", "scored_clips"]
 
 SETTINGS_NAME = "cameras.yaml"
 # Labels are read to half a second: an end that little beyond the last picture is the clip's end.
@@ -179,11 +179,10 @@ def judged(outcomes: Sequence[ClipOutcome], cameras: CameraTable, options: Optio
         cameras: What their settings came from.
         options: What the figures are asked for.
     """
-    for outcome in outcomes:
-        _judge(outcome, options)
+    clips = scored_clips(outcomes, options)
     return Evaluation(
         outcomes,
-        scores_by_kind(_scored(outcomes), options.target, options.window_s, options.rate_per_hour),
+        scores_by_kind(clips, options.target, options.window_s, options.rate_per_hour),
         sum(
             o.measured.duration_s
             for o in outcomes
@@ -192,6 +191,21 @@ def judged(outcomes: Sequence[ClipOutcome], cameras: CameraTable, options: Optio
         cameras,
         options,
     )
+
+
+def scored_clips(outcomes: Sequence[ClipOutcome], options: Options) -> list[ScoredClip]:
+    """Say of every alarm whether it is true.
+
+    Args:
+        outcomes: Clips that were run, or replayed; they are completed here.
+        options: What the figures are asked for.
+
+    Returns:
+        The clips that count.
+    """
+    for outcome in outcomes:
+        _judge(outcome, options)
+    return list(_scored(outcomes))
 
 
 def _settings_in(paths: Sequence[Path]) -> Path | None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from benchmarks.curve import Curve, curve
 from benchmarks.labels import Kind
 from benchmarks.score import ClipResult, Score, Tally, score, tally
 
-__all__ = ["UNMARKED", "Breakdown", "KindScores", "Mean", "ScoredClip", "scores_by_kind"]
+__all__ = [
+    "UNMARKED",
+    "Breakdown",
+    "Counts",
+    "KindScores",
+    "Mean",
+    "ScoredClip",
+    "count",
+    "most_telling",
+    "scores_by_kind",
+]
 
 UNMARKED = "unmarked"  # clips whose label names no condition
 MACRO = ("accuracy", "recall", "f1", "weighted_f1", "false_per_hour", "clip_accuracy")
@@ -31,6 +41,16 @@ class ScoredClip:
     conditions: tuple[str, ...]
     camera: str
     results: Mapping[str, ClipResult]
+
+    @property
+    def group(self) -> str:
+        """Clips of one place or incident, which err together."""
+        return next(iter(self.results.values())).group
+
+    def narrowed(self, scenarios: Collection[str]) -> ScoredClip:
+        """The same with the results of these scenarios alone."""
+        kept = {name: result for name, result in self.results.items() if name in scenarios}
+        return replace(self, results=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,36 @@ class Breakdown:
     clips: int
     overall: Score
     scenarios: Mapping[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What some clips came to, before any figure; counts of different clips can be added up.
+
+    Attributes:
+        together: All scenarios, pooled.
+        scenarios: By scenario.
+    """
+
+    together: Tally = field(default_factory=Tally)
+    scenarios: Mapping[str, Tally] = field(default_factory=dict)
+
+    def plus(self, other: Counts) -> Counts:
+        """Both, of different clips."""
+        names = sorted({*self.scenarios, *other.scenarios})
+        none = Tally()
+        return Counts(
+            self.together.plus(other.together),
+            {n: self.scenarios.get(n, none).plus(other.scenarios.get(n, none)) for n in names},
+        )
+
+    def breakdown(self, target: float, rate_per_hour: float | None = None) -> Breakdown:
+        """Their figures; see `benchmarks.score.score`."""
+        return Breakdown(
+            self.together.clips,
+            score(self.together, target, rate_per_hour),
+            {name: score(one, target, rate_per_hour) for name, one in self.scenarios.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +142,7 @@ def scores_by_kind(
         by_kind[clip.kind].append(clip)
 
     def figures(chosen: Sequence[ScoredClip]) -> Breakdown:
-        return _breakdown(chosen, target, window_s, rate_per_hour)
+        return count(chosen, window_s).breakdown(target, rate_per_hour)
 
     return {kind: _of_kind(by_kind[kind], figures, window_s) for kind in Kind if kind in by_kind}
 
@@ -130,9 +180,19 @@ def _by_scenario(clips: Sequence[ScoredClip]) -> dict[str, list[ClipResult]]:
     return {name: [clip.results[name] for clip in clips if name in clip.results] for name in names}
 
 
-def _breakdown(
-    clips: Sequence[ScoredClip], target: float, window_s: float, rate_per_hour: float | None
-) -> Breakdown:
+def most_telling(clips: Sequence[ScoredClip]) -> tuple[Kind | None, list[ScoredClip]]:
+    """The most telling kind that there is, and its clips: the verdict is theirs. None without any clip."""
+    kind = next((kind for kind in Kind if any(clip.kind is kind for clip in clips)), None)
+    return kind, [clip for clip in clips if clip.kind is kind]
+
+
+def count(clips: Sequence[ScoredClip], window_s: float) -> Counts:
+    """Count alarms, events and clips.
+
+    Args:
+        clips: That were scored, of one kind.
+        window_s: How long after an event's end its alarm may come.
+    """
     tallies = {name: tally(results, window_s) for name, results in _by_scenario(clips).items()}
     pooled = Tally()
     for one in tallies.values():
@@ -142,21 +202,13 @@ def _breakdown(
         all(tally([result], window_s).clips_right for result in clip.results.values())
         for clip in clips
     )
-    together = Tally(
-        pooled.true,
-        pooled.false,
-        pooled.events,
-        sum(next(iter(clip.results.values())).hours for clip in clips),
-        pooled.delays_s,
-        pooled.groups,
-        len(clips),
-        right,
+    together = replace(
+        pooled,
+        hours=sum(next(iter(clip.results.values())).hours for clip in clips),
+        clips=len(clips),
+        clips_right=right,
     )
-    return Breakdown(
-        len(clips),
-        score(together, target, rate_per_hour),
-        {name: score(one, target, rate_per_hour) for name, one in tallies.items()},
-    )
+    return Counts(together, tallies)
 
 
 def _mean(figure: str, scores: Iterable[Score]) -> Mean:

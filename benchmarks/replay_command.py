@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from alerts.rules import Change, ChangeKind
+from benchmarks.crossfit import cross_fit
 from benchmarks.evaluation import Evaluation, Options
+from benchmarks.folds import split
 from benchmarks.replay import Replayable, Setting, parse_setting, replay
 from benchmarks.report_json import document
 from benchmarks.report_text import print_report
-from benchmarks.sweep import Cell, Grid, KeptRun, parse_axis, sweep
+from benchmarks.sweep import KeptRun, parse_axis, sweep, swept_clips
 from benchmarks.sweep_chart import sweep_chart
+from benchmarks.sweep_report import grid_document, print_cross_fit, print_grid
 from benchmarks.work import RUN_NAME, default_folder
 from gridwatch.config import Config
 from gridwatch.detection_log import SUFFIX, read_log
 from gridwatch.recording import camera_of_header, log_files
 from pipeline.exceptions import ConfigError
 
-__all__ = ["grid_document", "run_replay"]
+__all__ = ["run_replay"]
 
 PLAIN_WIDTH = 200  # of a table that goes into a file
 DENSER_SHARE = 0.01  # of the time; less is the beginning and the end of bursts
@@ -41,6 +43,7 @@ def run_replay(
     options: Options,
     json_file: Path | None,
     chart: Path | None = None,
+    folds: int | None = None,
 ) -> int:
     """Replay a benchmark's run, or what a daemon recorded, with other parameters; print what comes of it.
 
@@ -51,6 +54,7 @@ def run_replay(
         options: What the figures are asked for.
         json_file: Where the JSON document goes.
         chart: Where a sweep's picture goes, an SVG file.
+        folds: In how many folds the clips are dealt out, to score a setting on clips that it was not chosen on.
 
     Returns:
         0.
@@ -62,6 +66,8 @@ def run_replay(
     axes = dict(parse_axis(text) for text in sweeps)
     if chart is not None and not axes:
         raise ConfigError(f"{chart}: there is nothing to draw, expected --sweep")
+    if folds is not None and not axes:
+        raise ConfigError(f"--folds {folds}: there is nothing to choose, expected --sweep")
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
@@ -77,11 +83,23 @@ def run_replay(
     run = KeptRun(folder)
     started_s = time.monotonic()
     if axes:
-        grid = sweep(run, axes, options, fixed)
+        fold_of = None
+        if folds is not None:
+            swept = {setting.scenario for values in axes.values() for setting in values}
+            fold_of = split(swept_clips(run, swept, fixed, options), folds)
+        grid = sweep(run, axes, options, fixed, fold_of)
+        fitted = None if fold_of is None else cross_fit(grid, fold_of, options)
         wall_s = time.monotonic() - started_s
         print_grid(grid, options, console)
+        if fitted is None:
+            console.print(
+                "Chosen on these very clips, so it looks better than it is: --folds 2 scores it on others.",
+                style="dim",
+            )
+        else:
+            print_cross_fit(fitted, options, console)
         times = len(grid.cells)
-        _write(json_file, grid_document(grid, options))
+        _write(json_file, grid_document(grid, options, fitted))
         if chart is not None:
             _write_text(chart, sweep_chart(grid, options.target))
     else:
@@ -108,62 +126,6 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-def print_grid(grid: Grid, options: Options, console: Console) -> None:
-    """The table of a sweep and the best setting that keeps the target."""
-    what = grid.scenario or "all scenarios together"
-    table = Table(title=f"{what}, {grid.kind or 'no'} clips", title_justify="left")
-    for key in grid.axes:
-        table.add_column(key, justify="right")
-    for name in ("accuracy", "≥ (95 %)", "found/events", "false/h", "delay p50", ""):
-        table.add_column(name, justify="right")
-    for cell in grid.cells:
-        style = "bold green" if cell is grid.best else ""
-        table.add_row(*(s.text for s in cell.settings), *_figures(cell), style=style)
-    console.print(table)
-    target = f"{options.target:.1%}"
-    best, nearest = grid.best, grid.nearest
-    if best is not None and best.score is not None:
-        proven = "proven" if best.score.verdict.further_needed is None else "not proven"
-        console.print(f"Best that keeps {target} ({proven}): {_words(best)}")
-    elif nearest is not None and nearest.score is not None and nearest.score.accuracy is not None:
-        console.print(
-            f"No setting keeps {target}; the nearest is {_words(nearest)} "
-            f"with {nearest.score.accuracy:.1%}"
-        )
-    else:
-        console.print("No setting raised an alarm")
-    console.print(
-        "Chosen on these very clips: check it on others before it goes to a site.", style="dim"
-    )
-    if any(cell.denser_s > 0 for cell in grid.cells):
-        console.print(
-            "* would have looked more often than the log did; run the benchmark to be sure",
-            style="dim",
-        )
-
-
-def _figures(cell: Cell) -> list[str]:
-    score = cell.score
-    if score is None:
-        return ["undefined"] * 5 + [""]
-    return [
-        _percent(score.accuracy),
-        _percent(score.accuracy_lower),
-        f"{score.events - score.missed}/{score.events}",
-        "undefined" if score.false_per_hour is None else f"{score.false_per_hour:.2f}",
-        "undefined" if score.delay_p50_s is None else f"{score.delay_p50_s:.1f} s",
-        "*" if cell.denser_s > 0 else "",
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "undefined" if share is None else f"{share:.1%}"
-
-
-def _words(cell: Cell) -> str:
-    return ", ".join(f"{setting.key}={setting.text}" for setting in cell.settings)
-
-
 def _print_denser(denser_s: Mapping[str, float], video_s: float, console: Console) -> None:
     for scenario, seconds in sorted(denser_s.items()):
         if seconds > DENSER_SHARE * video_s:
@@ -172,28 +134,6 @@ def _print_denser(denser_s: Mapping[str, float], video_s: float, console: Consol
                 "run the benchmark to be sure",
                 style="yellow",
             )
-
-
-def grid_document(grid: Grid, options: Options) -> dict[str, Any]:
-    """A sweep as JSON."""
-    best = grid.best
-    return {
-        "schema": 1,
-        "axes": {key: list(values) for key, values in grid.axes.items()},
-        "scenario": grid.scenario,
-        "kind": grid.kind,
-        "target": options.target,
-        "cells": [
-            {
-                "settings": {setting.key: setting.text for setting in cell.settings},
-                "keeps_target": cell.keeps_target,
-                "denser_s": round(cell.denser_s, 1),
-                "score": None if cell.score is None else asdict(cell.score),
-            }
-            for cell in grid.cells
-        ],
-        "best": None if best is None else {s.key: s.text for s in best.settings},
-    }
 
 
 def _document(evaluation: Evaluation, wall_s: float, fixed: Sequence[Setting]) -> dict[str, Any]:

@@ -287,7 +287,8 @@ def score(counts: Tally, target: float, rate_per_hour: float | None = None) -> S
         missed=counts.events - counts.true,
         accuracy=accuracy,
         accuracy_lower=clopper_pearson_lower(counts.true, alarms) if alarms else None,
-        accuracy_bootstrap_lower=bootstrap_lower(list(counts.groups.values())),
+        # Sorted, so that the draws do not depend on the order of the clips.
+        accuracy_bootstrap_lower=bootstrap_lower(sorted(counts.groups.values())),
         recall=recall,
         f1=2 * counts.true / (alarms + counts.events) if judged else None,
         weighted_f1=None if accuracy is None or recall is None else weighted_f1(accuracy, recall),

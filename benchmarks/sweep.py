@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 from alerts.rules import Change
-from benchmarks.evaluation import ClipOutcome, Evaluation, Options, judged
+from benchmarks.evaluation import ClipOutcome, Evaluation, Options, judged, scored_clips
+from benchmarks.figures import Counts, ScoredClip, count, most_telling
+from benchmarks.labels import Kind
 from benchmarks.replay import (
     Replayable,
     Replayed,
@@ -20,14 +24,14 @@ from benchmarks.replay import (
     said_then,
 )
 from benchmarks.runner import ClipRun, decided, merged
-from benchmarks.score import Score, VerdictValue
+from benchmarks.score import Score, VerdictValue, score
 from benchmarks.settings import CameraTable
 from benchmarks.work import KeptClip, WorkFolder, read_run
 from gridwatch.config import CameraSettings, Config
 from gridwatch.detection_log import read_log
 from pipeline.exceptions import ConfigError
 
-__all__ = ["Cell", "Grid", "KeptRun", "parse_axis", "sweep"]
+__all__ = ["Cell", "Grid", "KeptRun", "best_of", "nearest_of", "parse_axis", "sweep", "swept_clips"]
 
 MAX_CELLS = 2000  # a mistyped grid should say so, not run for hours
 
@@ -77,7 +81,7 @@ class KeptRun:
     def replay(
         self, settings: Sequence[Setting], options: Options
     ) -> tuple[Evaluation, Mapping[str, float]]:
-        """All clips once more.
+        """All clips once more, with all figures.
 
         Args:
             settings: Parameters to try.
@@ -89,6 +93,13 @@ class KeptRun:
         Raises:
             ConfigError: if a value does not fit, or the logs do not hold what it asks for.
         """
+        outcomes, denser_s = self.outcomes(settings)
+        return judged(outcomes, CameraTable.of(self.config), options), denser_s
+
+    def outcomes(
+        self, settings: Sequence[Setting]
+    ) -> tuple[list[ClipOutcome], Mapping[str, float]]:
+        """All clips once more, not judged yet; otherwise as `replay`."""
         outcomes: list[ClipOutcome] = []
         denser_s: dict[str, float] = {}
         for kept in self._clips:
@@ -103,7 +114,7 @@ class KeptRun:
             outcome.run, denser = self._replay(kept, kept.log, kept.run, settings, outcome.camera)
             for scenario, seconds in denser.items():
                 denser_s[scenario] = denser_s.get(scenario, 0.0) + seconds
-        return judged(outcomes, CameraTable.of(self.config), options), denser_s
+        return outcomes, denser_s
 
     def _replay(
         self,
@@ -150,19 +161,25 @@ class Cell:
 
     Attributes:
         settings: In the order of the grid's axes.
-        score: Of the swept scenario on the most telling kind of clips, or of all together where several are swept;
-            None where nothing could be scored.
+        score: Of the swept scenarios on the most telling kind of clips; None where nothing could be scored.
         denser_s: Stream seconds for which the scenarios would have looked more often than the log did.
+        parts: What `score` is made of, fold by fold where clips were dealt out to folds, else in one.
     """
 
     settings: tuple[Setting, ...]
     score: Score | None
     denser_s: float
+    parts: tuple[Counts, ...] = ()
 
     @property
     def keeps_target(self) -> bool:
         """Whether the share of true alarms reaches the target, proven or not."""
-        return self.score is not None and self.score.verdict.value is not VerdictValue.MISSED
+        return _keeps_target(self.score)
+
+    @property
+    def words(self) -> str:
+        """The settings as they are written."""
+        return ", ".join(f"{setting.key}={setting.text}" for setting in self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,26 +189,47 @@ class Grid:
     Attributes:
         axes: Values as they were written, by parameter (``fire.raise_after``).
         cells: Every combination, the last axis fastest.
-        scenario: The one that is swept; None for several together.
+        scenarios: Those that are swept, sorted.
         kind: Of the clips that the scores are of; None where nothing could be scored.
+        problems: How many of the run's clips could not be scored, or not for sure.
     """
 
     axes: Mapping[str, tuple[str, ...]]
     cells: tuple[Cell, ...]
-    scenario: str | None
+    scenarios: tuple[str, ...]
     kind: str | None
+    problems: int = 0
+
+    @property
+    def title(self) -> str:
+        """What the scores are of."""
+        return f"{' and '.join(self.scenarios)}, {self.kind or 'no'} clips"
 
     @property
     def best(self) -> Cell | None:
-        """Of the cells that keep the target, that which finds most, then soonest, then surest; None if none does."""
-        kept = [cell for cell in self.cells if cell.keeps_target]
-        return max(kept, key=_merit, default=None)
+        """The cell of `best_of`."""
+        index = best_of([cell.score for cell in self.cells])
+        return None if index is None else self.cells[index]
 
     @property
     def nearest(self) -> Cell | None:
-        """The cell with the greatest accuracy, then recall; None where no cell raised an alarm."""
-        raised = [c for c in self.cells if c.score is not None and c.score.accuracy is not None]
-        return max(raised, key=_accuracy, default=None)
+        """The cell of `nearest_of`."""
+        index = nearest_of([cell.score for cell in self.cells])
+        return None if index is None else self.cells[index]
+
+
+def best_of(scores: Sequence[Score | None]) -> int | None:
+    """Of those that keep the target, which finds most, then soonest, then surest; None if none does."""
+    kept = [(i, one) for i, one in enumerate(scores) if one is not None and _keeps_target(one)]
+    return max(kept, key=lambda pair: _merit(pair[1]), default=(None, None))[0]
+
+
+def nearest_of(scores: Sequence[Score | None]) -> int | None:
+    """Which has the greatest accuracy, then recall; None where none raised an alarm."""
+    raised = [
+        (i, one) for i, one in enumerate(scores) if one is not None and one.accuracy is not None
+    ]
+    return max(raised, key=lambda pair: _accuracy(pair[1]), default=(None, None))[0]
 
 
 def parse_axis(text: str) -> tuple[str, list[Setting]]:
@@ -207,11 +245,26 @@ def parse_axis(text: str) -> tuple[str, list[Setting]]:
     return key, [parse_setting(key, word) for word in words]
 
 
+def swept_clips(
+    run: KeptRun, scenarios: Collection[str], settings: Sequence[Setting], options: Options
+) -> list[ScoredClip]:
+    """The clips that a sweep of `scenarios` is judged by, of one kind, with these scenarios' results alone."""
+    return _swept(run.outcomes(settings)[0], scenarios, options)[1]
+
+
+def _swept(
+    outcomes: Sequence[ClipOutcome], scenarios: Collection[str], options: Options
+) -> tuple[Kind | None, list[ScoredClip]]:
+    narrowed = [clip.narrowed(scenarios) for clip in scored_clips(outcomes, options)]
+    return most_telling([clip for clip in narrowed if clip.results])
+
+
 def sweep(
     run: KeptRun,
     axes: Mapping[str, Sequence[Setting]],
     options: Options,
     fixed: Sequence[Setting] = (),
+    fold_of: Mapping[str, int] | None = None,
 ) -> Grid:
     """Replay a run with every combination of values.
 
@@ -220,12 +273,13 @@ def sweep(
         axes: Values to try, by parameter.
         options: What the figures are asked for.
         fixed: Parameters that are changed in every cell.
+        fold_of: The fold of every group of clips, see `benchmarks.folds`; None keeps them together.
 
     Raises:
         ConfigError: if a value does not fit, a scenario did not run, or the grid is too large.
     """
-    scenarios = {setting.scenario for values in axes.values() for setting in values}
-    if absent := sorted(scenarios - run.scenarios):
+    scenarios = tuple(sorted({setting.scenario for values in axes.values() for setting in values}))
+    if absent := sorted({*scenarios} - run.scenarios):
         ran = ", ".join(sorted(run.scenarios))
         raise ConfigError(f"--sweep: {', '.join(absent)} did not run, expected one of {ran}")
     combinations = list(itertools.product(*axes.values()))
@@ -233,28 +287,34 @@ def sweep(
         raise ConfigError(
             f"--sweep: found {len(combinations)} combinations, expected {MAX_CELLS} or fewer"
         )
-    scenario = next(iter(scenarios)) if len(scenarios) == 1 else None
+    folds = 1 if fold_of is None else 1 + max(fold_of.values())
     cells: list[Cell] = []
-    kind: str | None = None
+    kind: Kind | None = None
+    problems = 0
     for values in combinations:
-        evaluation, denser_s = run.replay([*fixed, *values], options)
-        score: Score | None = None
-        if (headline := evaluation.headline) is not None:
-            kind = headline[0].value
-            scores = headline[1]
-            score = scores.overall if scenario is None else scores.scenarios.get(scenario)
-        cells.append(Cell(values, score, sum(denser_s.get(name, 0.0) for name in scenarios)))
+        outcomes, denser_s = run.outcomes([*fixed, *values])
+        kind, clips = _swept(outcomes, scenarios, options)
+        parts: list[list[ScoredClip]] = [[] for _ in range(folds)]
+        for clip in clips:
+            parts[0 if fold_of is None else fold_of[clip.group]].append(clip)
+        counts = tuple(count(part, options.window_s) for part in parts)
+        together = reduce(Counts.plus, counts).together
+        denser = sum(denser_s.get(name, 0.0) for name in scenarios)
+        whole = score(together, options.target, options.rate_per_hour) if clips else None
+        cells.append(Cell(values, whole, denser, counts))
+        problems = sum(bool(outcome.problems) for outcome in outcomes)
     written = {key: tuple(setting.text for setting in values) for key, values in axes.items()}
-    return Grid(written, tuple(cells), scenario, kind)
+    return Grid(written, tuple(cells), scenarios, None if kind is None else kind.value, problems)
 
 
-def _merit(cell: Cell) -> tuple[float, float, float]:
-    score = cell.score
-    if score is None:
-        return -1.0, 0.0, 0.0
-    return score.recall or 0.0, -(score.delay_p50_s or 0.0), score.accuracy_lower or 0.0
+def _keeps_target(score: Score | None) -> bool:
+    return score is not None and score.verdict.value is not VerdictValue.MISSED
 
 
-def _accuracy(cell: Cell) -> tuple[float, float]:
-    score = cell.score
-    return (0.0, 0.0) if score is None else (score.accuracy or 0.0, score.recall or 0.0)
+def _merit(score: Score) -> tuple[float, float, float]:
+    delay_s = math.inf if score.delay_p50_s is None else score.delay_p50_s
+    return score.recall or 0.0, -delay_s, score.accuracy_lower or 0.0
+
+
+def _accuracy(score: Score) -> tuple[float, float]:
+    return score.accuracy or 0.0, score.recall or 0.0

@@ -38,7 +38,7 @@ def sweep_chart(grid: Grid, target: float) -> str:
     def y(share: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
-    title = f"{grid.scenario or 'all scenarios'}, {grid.kind or 'no'} clips"
+    title = grid.title
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
@@ -89,11 +89,10 @@ def _point(cell: Cell, x: Scale, y: Scale, *, best: bool) -> list[str]:
     delay_s, accuracy = place
     at, level = x(delay_s), y(accuracy)
     floor = y(score.accuracy_lower or 0.0)
-    words = ", ".join(f"{setting.key}={setting.text}" for setting in cell.settings)
     found = f"{score.events - score.missed} of {score.events} found"
     label = " / ".join(setting.text for setting in cell.settings)
     return [
-        f"<g><title>{escape(words)}: {accuracy:.1%}, {found}, {delay_s:.1f} s</title>",
+        f"<g><title>{escape(cell.words)}: {accuracy:.1%}, {found}, {delay_s:.1f} s</title>",
         f'<path class="bound" d="M{at:.1f} {level:.1f}V{floor:.1f}"/>',
         f'<circle class="{"best" if best else "dot"}" cx="{at:.1f}" cy="{level:.1f}" r="{6 if best else 4}"/>',
         f'<text x="{at + 8:.1f}" y="{level - 6:.1f}">{escape(label)}</text></g>',

@@ -582,8 +582,22 @@ def benchmark_replay(
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw a sweep as SVG: accuracy over delay.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="How good is the best of a sweep on clips that it was not chosen on? Choose on all folds but "
+            "one, score on that one, each in turn. Groups of clips stay whole.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Scenarios and rules again with other parameters, from the detection log: no video, no models, seconds.
+
+    The best of a sweep looks better than it is on the clips that chose it; with --folds it is scored on others:
+
+        gridwatch benchmark replay --sweep fire.raise_after=1s,2s,3s --folds 2
 
     Parameters that steer what is measured in the pictures are refused by name; see docs/benchmark.md.
     """
@@ -599,6 +613,7 @@ def benchmark_replay(
             options=options,
             json_file=json_file,
             chart=chart,
+            folds=folds,
         )
     )
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from alerts.rules import Change, ChangeKind
 from benchmarks.evaluation import Evaluation, Options, evaluate
 from benchmarks.replay import Replayable, Setting, changed, parse_setting, replay
-from benchmarks.replay_command import grid_document
 from benchmarks.sweep import KeptRun, parse_axis, sweep
+from benchmarks.sweep_report import grid_document
 from gridwatch.cli import app
 from gridwatch.config import CameraSettings, Config
 from gridwatch.detection_log import Break, LogWriter, read_log
@@ -416,6 +416,32 @@ def test_the_command_prints_a_report_or_a_grid(kept: tuple[Path, Path], tmp_path
     assert "Best that keeps 98.8% (not proven): river_discoloration.raise_after=2s" in text
     with pytest.raises(ConfigError, match=r"found neither run.json nor a log"):
         command(tmp_path)
+
+
+def test_folds_score_a_setting_on_clips_that_it_was_not_chosen_on(
+    kept: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clips, work = kept
+    run(clips, work)
+    out = tmp_path / "out.json"
+    swept = ("--sweep", "river_discoloration.raise_after=60s,2s")
+    text = command(work, *swept, "--folds", "2", "--json", out)
+    assert "The folds disagree" in text
+    assert "Clips with problems: 1" in text  # the broken one
+    found = json.loads(out.read_text())["cross_fit"]
+    assert [fold["groups"] for fold in found["folds"]] == [["blue.mp4"], ["red.mp4"]]
+    # The blue clip alone says nothing for 2 s, so the first is taken and the red one is missed.
+    assert [fold["chosen"]["settings"] for fold in found["folds"]] == [
+        {"river_discoloration.raise_after": "2s"},
+        {"river_discoloration.raise_after": "60s"},
+    ]
+    assert (found["held_out"]["overall"]["missed"], found["agree"]) == (1, False)
+    assert found["in_sample"]["figures"]["overall"]["missed"] == 0
+    assert "--folds 2 scores it on others" in command(work, *swept)
+    with pytest.raises(ConfigError, match=r"--folds 3: found 2 groups of scored clips"):
+        command(work, *swept, "--folds", "3")
+    with pytest.raises(ConfigError, match=r"--folds 2: there is nothing to choose"):
+        command(work, "--folds", "2")
 
 
 # -- a daemon's logs ---------------------------------------------------------------------------------------------------
