@@ -373,7 +373,10 @@ def models_train(
     data: Annotated[Path, typer.Option(help="Folder with the labelled sources.")],
     out: Annotated[Path, typer.Option(help="Registry folder to write into.")],
     work: Annotated[Path, typer.Option(help="Data sets and runs.")] = Path("training"),
-    start: Annotated[Path, typer.Option(help="Start weights.")] = Path("yolo11n.pt"),
+    start: Annotated[
+        Path,
+        typer.Option(help="Start weights: a checkpoint, or a registered ONNX file to go on from."),
+    ] = Path("yolo11n.pt"),
     renders: Annotated[Path | None, typer.Option(help="Folder of rendered pictures.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where the last run stopped.")] = False,
     int8: Annotated[bool, typer.Option(help="Make an 8-bit variant too.")] = False,
@@ -381,13 +384,17 @@ def models_train(
     options: Annotated[
         list[str] | None, typer.Option("--set", help="Training option KEY=VALUE.")
     ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="GROUP=train or GROUP=val, over what the data's lists say."),
+    ] = None,
 ) -> None:
     """Assemble the data set, train, measure and register a model (needs the extra `train`)."""
     from gridwatch.models_view import train_command
 
     train_command(
         name, data, work, out, start, renders, resume=resume, int8=int8, stage=stage,
-        options=options or [],
+        options=options or [], splits=split or [],
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "Config",
     "RuntimeSettings",
     "SiteSettings",
+    "grids_file_of",
     "load_config",
     "parse_config",
 ]
@@ -223,13 +224,20 @@ def parse_config(
     document: LocatedYaml,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    *,
+    grids: bytes | None = None,
 ) -> Config:
-    """Check a document that was read already; for the rest see `load_config`."""
+    """Check a document that was read already.
+
+    Args:
+        document: cameras.yaml.
+        overrides: As for `load_config`, which see for the rest.
+        environ: As for `load_config`.
+        grids: What is to be taken for the content of `dispatch.grids_file`, if not what stands in it now.
+    """
     file = document.file
     problems: list[str] = []
-    data = dict(document.data)
-    for override in overrides:
-        data = _override(data, override)
+    data = _overridden(document, overrides)
     defaults = data.pop("defaults", None) or {}
     origins: dict[YamlPath, YamlPath] = {}
     for section, key in FOLDERS:
@@ -243,16 +251,36 @@ def parse_config(
             for index, camera in enumerate(cameras)
         ]
     problems.extend(_unknown_defaults(document, defaults))
-    data, grids = _with_grids_file(document, data, environ)
+    data, grids_document = _with_grids_file(document, overrides, data, environ, grids)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         problems.extend(_explain(document, error, Config, (), origins))
         raise ConfigError(*_unique(problems)) from None
-    problems.extend(_cross_checks(document, config, grids))
+    problems.extend(_cross_checks(document, config, grids_document))
     if problems:
         raise ConfigError(*_unique(problems))
     return config
+
+
+def grids_file_of(document: LocatedYaml, overrides: Sequence[str] = ()) -> Path | None:
+    """The file that `dispatch.grids_file` names, whether it is there or not; None without one.
+
+    Raises:
+        ConfigError: if an override is not valid.
+    """
+    inline = _overridden(document, overrides).get("dispatch")
+    name = inline.get("grids_file") if isinstance(inline, dict) else None
+    return (
+        document.file.parent / Path(name).expanduser() if isinstance(name, str) and name else None
+    )
+
+
+def _overridden(document: LocatedYaml, overrides: Sequence[str]) -> dict[str, Any]:
+    data = dict(document.data)
+    for override in overrides:
+        data = _override(data, override)
+    return data
 
 
 def _override(data: Mapping[str, Any], text: str) -> dict[str, Any]:
@@ -390,18 +418,22 @@ def _unknown_defaults(document: LocatedYaml, defaults: object) -> Iterator[str]:
 
 
 def _with_grids_file(
-    document: LocatedYaml, data: dict[str, Any], environ: Mapping[str, str] | None
+    document: LocatedYaml,
+    overrides: Sequence[str],
+    data: dict[str, Any],
+    environ: Mapping[str, str] | None,
+    text: bytes | None,
 ) -> tuple[dict[str, Any], LocatedYaml | None]:
     """The document with the content of `dispatch.grids_file` in `dispatch`, and that file.
 
     Raises:
         ConfigError: with the places of all that is wrong in that file.
     """
-    inline = data.get("dispatch")
-    name = inline.get("grids_file") if isinstance(inline, dict) else None
-    if not isinstance(inline, dict) or not isinstance(name, str) or not name:
+    file = grids_file_of(document, overrides)
+    if file is None:
         return data, None
-    grids = load_located(document.file.parent / Path(name).expanduser(), environ)
+    inline = data["dispatch"]
+    grids = load_located(file, environ, text=text)
     problems = [
         f"{grids.place((key,))}: unknown key{_suggest(key, GRIDS_KEYS) or _one_of(GRIDS_KEYS)}"
         for key in grids.data

@@ -32,12 +32,12 @@ from gridwatch.logs import configure_logging
 from gridwatch.metrics import Metrics, Reading
 from gridwatch.recording import Recording, camera_header
 from gridwatch.reload import (
-    ACCEPTED,
     Candidate,
     ConfigWatch,
     Revision,
     compare,
     keep_accepted,
+    read_accepted,
     read_revision,
 )
 from gridwatch.scheduler import BATCH, Scheduler
@@ -569,13 +569,13 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         retreat = next((a for a in arguments if a.startswith(RETREAT)), None)
-        accepted = Path(retreat.removeprefix(RETREAT)) / ACCEPTED if retreat is not None else None
+        accepted = None if retreat is None else read_accepted(Path(retreat.removeprefix(RETREAT)))
         problem: str | None = None
-        if accepted is not None and accepted.is_file():
+        if accepted is not None:
             known, problem = _refused(file, overrides)
-            revision = read_revision(accepted)
+            revision = accepted
         else:
-            revision = known = read_revision(file)
+            revision = known = read_revision(file, overrides)
         config = revision.parse(file, overrides)
         configure_logging(config.runtime.log_format)
         folder = config.state_folder()
@@ -613,7 +613,7 @@ def _refused(file: Path, overrides: Sequence[str]) -> tuple[Revision, str]:
     """What stands in the file, and why the engine before us could not start with it."""
     revision = Revision.of(b"")
     try:
-        revision = read_revision(file)
+        revision = read_revision(file, overrides)
         revision.parse(file, overrides)
     except ConfigError as error:
         return revision, error.problems[0]

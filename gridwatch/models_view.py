@@ -93,6 +93,7 @@ def train_command(
     int8: bool,
     stage: str,
     options: Sequence[str],
+    splits: Sequence[str],
 ) -> None:
     """Train and register one model in the registry folder `out`.
 
@@ -103,6 +104,7 @@ def train_command(
         raise ModelError(
             "models train: found no ultralytics, expected the extra: pip install 'gridwatch[train]'"
         )
+    from models.training.assemble import read_splits
     from models.training.workflow import train_model
 
     extra: dict[str, float | str] = {}
@@ -114,7 +116,7 @@ def train_command(
     try:
         train_model(
             name, data, work, out, start=start, renders=renders, resume=resume, int8=int8,
-            stage=stage, options=extra,
+            stage=stage, options=extra, splits=read_splits(splits),
         )  # fmt: skip
     except ValueError as error:  # a manifest, a label or a picture; the message names the place
         raise ModelError(str(error)) from error

@@ -3,6 +3,7 @@
 The engine looks after its own file, for it has everything loaded that checking one takes; the supervisor only passes on
 a SIGHUP and starts the next engine where one is needed. What has not been found valid is never applied, and the last
 text with which an engine ran is kept beside the store, so that a crash does not end the daemon on a half-edited file.
+The file that `dispatch.grids_file` names is a part of cameras.yaml in all of this.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from gridwatch.config import CameraSettings, Config, parse_config
+from gridwatch.config import CameraSettings, Config, grids_file_of, parse_config
 from gridwatch.located_yaml import load_located
 from pipeline.exceptions import ConfigError
 
@@ -30,12 +31,15 @@ __all__ = [
     "Revision",
     "compare",
     "keep_accepted",
+    "read_accepted",
     "read_revision",
 ]
 
 log = structlog.get_logger(__name__)
 
-ACCEPTED = "accepted.yaml"  # in the state folder, which only the daemon's user may enter
+# In the state folder, which only the daemon's user may enter.
+ACCEPTED = "accepted.yaml"
+ACCEPTED_GRIDS = "accepted-grids.yaml"
 POLL_S = 1.0  # reading and hashing some kilobytes; an operator does not notice the second
 
 # What a running engine takes over for a camera. Everything else opens streams, loads models or moves state.
@@ -44,20 +48,26 @@ _IN_PLACE = frozenset({"grid", "group", "health", "name", "privacy", "scenarios"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One content of cameras.yaml.
+    """One content of cameras.yaml, and of the grids file that it names.
 
     Attributes:
         text: Its bytes.
         sha256: Of them, in hexadecimal.
+        grids_file: What `dispatch.grids_file` names; None if it names none, or cannot be told.
+        grids: The bytes of that file; None if it cannot be read.
     """
 
     text: bytes
     sha256: str
+    grids_file: Path | None = None
+    grids: bytes | None = None
 
     @classmethod
-    def of(cls, text: bytes) -> Revision:
+    def of(
+        cls, text: bytes, grids_file: Path | None = None, grids: bytes | None = None
+    ) -> Revision:
         """The revision with these bytes."""
-        return cls(text, hashlib.sha256(text).hexdigest())
+        return cls(text, hashlib.sha256(text).hexdigest(), grids_file, grids)
 
     def parse(self, file: Path, overrides: Sequence[str] = ()) -> Config:
         """The configuration in it, with paths relative to `file`.
@@ -65,7 +75,7 @@ class Revision:
         Raises:
             ConfigError: as `gridwatch.config.load_config`.
         """
-        return parse_config(load_located(file, text=self.text), overrides)
+        return parse_config(load_located(file, text=self.text), overrides, grids=self.grids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +108,63 @@ class Difference:
     refused: tuple[str, ...] = ()
 
 
-def read_revision(file: Path) -> Revision:
-    """What stands in `file` now.
+def read_revision(
+    file: Path, overrides: Sequence[str] = (), former: Revision | None = None
+) -> Revision:
+    """What stands in `file`, and in the grids file that it names, now.
+
+    Args:
+        file: cameras.yaml.
+        overrides: Those of the command line.
+        former: An earlier one of the same file; a text that has not changed is not searched again for its grids file.
 
     Raises:
-        ConfigError: if it cannot be read.
+        ConfigError: if cameras.yaml cannot be read.
     """
     try:
-        return Revision.of(file.read_bytes())
+        text = file.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{file}: cannot be read: {error.strerror}; expected a YAML file"
         ) from error
+    grids_file: Path | None = None
+    if former is not None and former.text == text:
+        grids_file = former.grids_file
+    else:
+        with contextlib.suppress(ConfigError):  # who parses it is told
+            grids_file = grids_file_of(load_located(file, text=text), overrides)
+    return Revision.of(text, grids_file, _bytes_of(grids_file))
 
 
 def keep_accepted(folder: Path, revision: Revision) -> None:
-    """Keep the text with which an engine runs as ``folder/accepted.yaml``, readable by its owner alone."""
-    path = folder / ACCEPTED
-    temporary = path.with_suffix(".tmp")
+    """Keep the texts with which an engine runs in `folder`, readable by their owner alone."""
     with contextlib.suppress(OSError):  # on a full disk the daemon still runs
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as out:
-            out.write(revision.text)
-        temporary.replace(path)
+        _keep(folder / ACCEPTED_GRIDS, revision.grids)
+        _keep(folder / ACCEPTED, revision.text)
+
+
+def read_accepted(folder: Path) -> Revision | None:
+    """What `keep_accepted` kept; None if it never did."""
+    text = _bytes_of(folder / ACCEPTED)
+    return None if text is None else Revision.of(text, grids=_bytes_of(folder / ACCEPTED_GRIDS))
+
+
+def _keep(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_suffix(".tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as out:
+        out.write(content)
+    temporary.replace(path)
+
+
+def _bytes_of(file: Path | None) -> bytes | None:
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError:
+        return None
 
 
 def compare(old: Config, new: Config) -> Difference:
@@ -189,8 +233,8 @@ class ConfigWatch:
         self._file = file
         self._overrides = list(overrides)
         self._poll = poll
-        self._known = known.sha256
-        self._seen = known.sha256
+        self._known = known
+        self._seen = known
         self._asked = threading.Event()
         self._wake = threading.Event()
         self._closing = False
@@ -230,16 +274,16 @@ class ConfigWatch:
 
     def _look(self, *, asked: bool) -> None:
         try:
-            revision = read_revision(self._file)
+            revision = read_revision(self._file, self._overrides, self._seen)
         except ConfigError as error:
             if asked:  # otherwise an editor may be about to put the new file in its place
                 self._candidates.put(Candidate(Revision.of(b""), None, error.problems))
             return
-        still = revision.sha256 == self._seen
-        self._seen = revision.sha256
-        if not asked and (revision.sha256 == self._known or not still):
+        still = revision == self._seen
+        self._seen = revision
+        if not asked and (revision == self._known or not still):
             return
-        self._known = revision.sha256
+        self._known = revision
         try:
             config = revision.parse(self._file, self._overrides)
         except ConfigError as error:

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.training.assemble import add_pseudo, assemble, read_items, without_leaks
+from models.training.assemble import add_pseudo, assemble, read_items, read_splits, without_leaks
 from models.training.compose import Composer, CutOut, cut_out, foreground, warp
 from models.training.evaluate import (
     Picture,
@@ -331,6 +331,21 @@ def test_pieces_of_a_surface_come_largest_first_without_specks() -> None:
     mask[97:99, 97:99] = True
     pieces = polygons(mask, 0)
     assert [min(y for _, y in piece.points) >= 0.4 for piece in pieces] == [True, False]
+
+
+def test_a_split_can_be_turned_round(tmp_path: Path) -> None:
+    rows = [(row(group="a"), ""), (row(group="b", split="val"), ""), (row(group="c"), "")]
+    write_set(tmp_path / "data" / "pets", rows)
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml"))
+    turned = read_splits(["a=val", "b=train"])
+    items = read_items(manifest, tmp_path / "data", splits=turned)
+    assert {item.group.rpartition("/")[2]: item.split for item in items} == {
+        "a": "val", "b": "train", "c": "train",
+    }  # fmt: skip
+    with pytest.raises(ManifestError, match="found no picture of group d"):
+        read_items(manifest, tmp_path / "data", splits={"d": "val"})
+    with pytest.raises(ManifestError, match="--split a=both: expected GROUP=train or GROUP=val"):
+        read_splits(["a=both"])
 
 
 def test_every_thins_training_but_not_validation(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,16 @@ from models.training.items import Box, Item, Polygon
 from models.training.manifest import Manifest, ManifestError, SourceSet, load_manifest
 from models.training.masks import polygons, read_mask
 
-__all__ = ["Box", "Item", "add_pseudo", "assemble", "read_boxes", "read_items", "without_leaks"]
+__all__ = [
+    "Box",
+    "Item",
+    "add_pseudo",
+    "assemble",
+    "read_boxes",
+    "read_items",
+    "read_splits",
+    "without_leaks",
+]
 
 VAL_SHARE = 10  # one group in ten of a set without its own split is validation
 PICTURES = {".webp", ".jpg", ".jpeg", ".png"}
@@ -47,8 +56,23 @@ def read_boxes(path: Path, class_map: dict[int, int]) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-def read_items(manifest: Manifest, data: Path, renders: Path | None = None) -> list[Item]:
-    """All pictures that the manifest selects, in a fixed order."""
+def read_items(
+    manifest: Manifest,
+    data: Path,
+    renders: Path | None = None,
+    splits: Mapping[str, str] | None = None,
+) -> list[Item]:
+    """All pictures that the manifest selects, in a fixed order.
+
+    Args:
+        manifest: what to take.
+        data: the folder of the sources.
+        renders: the folder of rendered sets.
+        splits: group → `train` or `val`, over what the lists say: to cross-validate, or to train on all in the end.
+
+    Raises:
+        ManifestError: a folder or a label is not as expected, or no picture is of a group in `splits`.
+    """
     items: list[Item] = []
     for source_set in manifest.sets:
         root = renders if source_set.bare else data
@@ -57,15 +81,22 @@ def read_items(manifest: Manifest, data: Path, renders: Path | None = None) -> l
             if source_set.optional:
                 continue
             raise ManifestError(f"{manifest.name}: {source_set.path}: no images/ folder found")
-        items.extend(_set_items(manifest, source_set, folder))
+        items.extend(_set_items(manifest, source_set, folder, splits or {}))
+    known = {item.group.rpartition("/")[2] for item in items}
+    if unknown := sorted(set(splits or {}) - known):
+        raise ManifestError(f"{manifest.name}: found no picture of group {', '.join(unknown)}")
     return items
 
 
-def _set_items(manifest: Manifest, source_set: SourceSet, folder: Path) -> Iterator[Item]:
+def _set_items(
+    manifest: Manifest, source_set: SourceSet, folder: Path, splits: Mapping[str, str]
+) -> Iterator[Item]:
     ids = {name: number for number, name in enumerate(manifest.classes)}
     class_map = {old: ids[new] for old, new in source_set.class_map.items()}
     extra = _extra_boxes(manifest.folder / source_set.extra, ids) if source_set.extra else {}
     rows = _bare_rows(folder) if source_set.bare else _listed_rows(folder)
+    column = source_set.group_column
+    rows = [{**row, "split": splits.get(row[column], row["split"])} for row in rows]
     for row in _thinned([row for row in rows if _selected(row, source_set)], source_set.every):
         picture = folder / row["file"]
         label = folder / "labels" / f"{picture.stem}.txt"
@@ -103,6 +134,21 @@ def _extra_boxes(path: Path, ids: dict[str, int]) -> dict[str, list[Box]]:
             box = Box(ids[row["class"]], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
             boxes.setdefault(row["file"], []).append(box)
     return boxes
+
+
+def read_splits(options: Sequence[str]) -> dict[str, str]:
+    """`GROUP=train` and `GROUP=val` as a mapping.
+
+    Raises:
+        ManifestError: one of them is something else.
+    """
+    splits = {}
+    for option in options:
+        group, _, part = option.partition("=")
+        if not group or part not in ("train", "val"):
+            raise ManifestError(f"--split {option}: expected GROUP=train or GROUP=val")
+        splits[group] = part
+    return splits
 
 
 def _listed_rows(folder: Path) -> list[dict[str, str]]:
@@ -188,13 +234,14 @@ def assemble(
     renders: Path | None = None,
     teacher: Teacher | None = None,
     composer: Composer | None = None,
+    splits: Mapping[str, str] | None = None,
 ) -> list[Item]:
-    """Write the data set of a model to `out` and return its items.
+    """Write the data set of a model to `out` and return its items; `splits` is that of `read_items`.
 
     Pictures are linked, not copied. Training pictures alone get pseudo-labels, ignore regions and composed
     copies; validation keeps the labels as they are, and measuring skips classes that are not complete.
     """
-    items = without_leaks(read_items(manifest, data, renders))
+    items = without_leaks(read_items(manifest, data, renders, splits))
     count = len(manifest.classes)
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for split in lists:
@@ -280,7 +327,7 @@ def _write_lists(
 
 
 def main() -> None:
-    """`python -m models.training.assemble MANIFEST DATA OUT [--renders R] [--teacher W]`."""
+    """`python -m models.training.assemble MANIFEST DATA OUT [--renders R] [--teacher W] [--split GROUP=PART]`."""
     parser = argparse.ArgumentParser(description="Assemble the data set of one model")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("data", type=Path, help="data root")
@@ -288,6 +335,9 @@ def main() -> None:
     parser.add_argument("--renders", type=Path, help="root of rendered sets")
     parser.add_argument("--teacher", type=Path, help="weights that label incomplete classes")
     parser.add_argument("--compose", action="store_true", help="make augmented copies")
+    parser.add_argument(
+        "--split", action="append", default=[], metavar="GROUP=PART", help="over what the lists say"
+    )
     arguments = parser.parse_args()
     manifest = load_manifest(arguments.manifest)
     teacher: Teacher | None = None
@@ -305,6 +355,7 @@ def main() -> None:
         renders=arguments.renders,
         teacher=teacher,
         composer=composer,
+        splits=read_splits(arguments.split),
     )
     for split in ("train", "val"):
         part = [item for item in items if item.split == split]

@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "lrf": 0.05,
     "cos_lr": True,
     "warmup_epochs": 0.5,
+    # Ultralytics warms biases up from 0.1, which is meant for SGD: under AdamW each step then moves each bias by a
+    # tenth, and what the start weights knew is gone.
+    "warmup_bias_lr": 0.0,
     "close_mosaic": 3,
     "nbs": 16,
     "degrees": 5.0,
@@ -62,7 +65,8 @@ def train(
 ) -> Path:
     """Train and return the path of the last weights.
 
-    Start weights are an Ultralytics checkpoint, or an ONNX file that `export` wrote for this manifest. Options are `DEFAULTS`, then the manifest's `train`, then `extra`, the later winning.
+    Start weights are an Ultralytics checkpoint, or an ONNX file that `export` wrote for this manifest. Options are
+    `DEFAULTS`, then the manifest's `train`, then `extra`, the later winning.
     """
     ultralytics_settings.update({"sync": False})
     chosen = load_manifest(manifest)

@@ -149,6 +149,7 @@ def train_model(
     stage: str = "trial",
     int8: bool = False,
     options: Mapping[str, float | str] | None = None,
+    splits: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Assemble, train, measure and register one model; returns the figures.
 
@@ -163,6 +164,7 @@ def train_model(
         stage: how far the model has come, for the registry.
         int8: make an 8-bit variant too.
         options: training options over those of the manifest.
+        splits: group → `train` or `val`, over what the data's lists say.
     """
     from models.training.compose import cabin_composer
     from models.training.teacher import make_teacher
@@ -173,6 +175,9 @@ def train_model(
     dataset = work / "sets" / name
     if not (resume and (dataset / "data.yaml").is_file()):
         teacher = make_teacher(start, manifest) if manifest.teacher else None
-        assemble(manifest, data, dataset, renders=renders, teacher=teacher, composer=cabin_composer)
+        assemble(
+            manifest, data, dataset, renders=renders, teacher=teacher, composer=cabin_composer,
+            splits=splits,
+        )  # fmt: skip
     last = train(path, dataset, start, work / "runs", resume=resume, **(options or {}))
     return register_checkpoint(name, last, dataset, models, stage=stage, int8=int8)
