@@ -19,7 +19,17 @@ import yaml
 from alerts.tickets import TicketCondition
 from gridwatch.config import Config
 from gridwatch.daemon import CrashNotes, Supervisor
-from gridwatch.reload import ACCEPTED, Candidate, ConfigWatch, Revision, compare, keep_accepted
+from gridwatch.reload import (
+    ACCEPTED,
+    ACCEPTED_GRIDS,
+    Candidate,
+    ConfigWatch,
+    Revision,
+    compare,
+    keep_accepted,
+    read_accepted,
+    read_revision,
+)
 from tests.broker import Broker, mosquitto, wait_for
 from tests.site import Daemon, Inbox, install_plugin, square_clip
 
@@ -167,6 +177,74 @@ def test_the_accepted_text_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"a: 2\n"
     assert path.stat().st_mode & 0o077 == 0
     keep_accepted(tmp_path / "missing", Revision.of(b""))  # a full disk ends no daemon
+
+
+GRIDS = "grids: {jinjiang: {name: 锦江}}\n"
+
+
+@pytest.fixture
+def with_grids(tmp_path: Path) -> Watch:
+    watch = Watch(tmp_path / "cameras.yaml")
+    (tmp_path / "grids.yaml").write_text(GRIDS)
+    watch.file.write_text(BASE + "dispatch: {grids_file: grids.yaml}\n")
+    watch.watch = ConfigWatch(watch.file, read_revision(watch.file))
+    return watch
+
+
+def test_a_change_of_the_grids_file_alone_counts_once_it_stands_still(with_grids: Watch) -> None:
+    watch, grids = with_grids, with_grids.file.parent / "grids.yaml"
+    assert watch.look() is None
+    grids.write_text("grids: {jinj")
+    assert watch.look() is None
+    grids.write_text(GRIDS.replace("锦江", "锦江社区"))
+    assert watch.look() is None
+    candidate = watch.look()
+    assert candidate is not None
+    assert candidate.config is not None
+    assert candidate.config.dispatch.grids["jinjiang"].name.say("zh") == "锦江社区"
+    before = Revision.of(watch.file.read_bytes(), grids=GRIDS.encode()).parse(watch.file)
+    assert list(compare(before, candidate.config).restart) == ["dispatch"]
+    assert watch.look() is None, "it is told once"
+
+    grids.write_text("grids: {}\npeople: [{id: li, serve: [nowhere]}]\n")
+    watch.look()
+    candidate = watch.look()
+    assert candidate is not None
+    assert candidate.config is None
+    assert candidate.problems[0].startswith(f"{grids}:2: ")
+    grids.write_text(GRIDS)
+    watch.look()
+    candidate = watch.look()
+    assert candidate is not None
+    assert candidate.config is not None
+
+
+def test_another_grids_file_is_followed_from_then_on(with_grids: Watch) -> None:
+    watch, other = with_grids, with_grids.file.parent / "other.yaml"
+    watch.file.write_text(BASE + "dispatch: {grids_file: other.yaml}\n")
+    watch.look()
+    candidate = watch.look()
+    assert candidate is not None
+    assert "other.yaml: cannot be read" in candidate.problems[0]
+    other.write_text(GRIDS)
+    watch.look()
+    candidate = watch.look()
+    assert candidate is not None
+    assert candidate.config is not None
+    assert list(candidate.config.dispatch.grids) == ["jinjiang"]
+
+
+def test_the_accepted_grids_are_kept_with_the_accepted_text(with_grids: Watch) -> None:
+    folder, file = with_grids.file.parent, with_grids.file
+    keep_accepted(folder, read_revision(file))
+    (folder / "grids.yaml").write_text("half: [")
+    accepted = read_accepted(folder)
+    assert accepted is not None
+    assert list(accepted.parse(file).dispatch.grids) == ["jinjiang"]
+    assert (folder / ACCEPTED_GRIDS).stat().st_mode & 0o077 == 0
+    keep_accepted(folder, Revision.of(BASE.encode()))
+    assert not (folder / ACCEPTED_GRIDS).exists()
+    assert read_accepted(folder / "missing") is None
 
 
 # Stands for the engine: notes what it is told and how it was started, ends as the arguments say.
@@ -418,3 +496,35 @@ def test_what_is_wrong_is_refused_in_a_line_and_the_old_goes_on_even_over_a_cras
     in_force(daemon, inbox)
     assert [t.id for t in inbox.of("open")] == [ticket.id]
     assert daemon.stop()[0] == 0
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+def test_the_daemon_follows_its_grids_file_and_survives_a_half_edited_one(
+    tmp_path: Path, broker: Broker, inbox: Inbox, clip: Path
+) -> None:
+    environ = {"PYTHONPATH": str(install_plugin(tmp_path / "plugin"))}
+    document = site(broker, {**camera("open", clip), "grid": "jinjiang"})
+    document["dispatch"] = {"grids_file": "grids.yaml"}
+    grids = tmp_path / "grids.yaml"
+    grids.write_text(GRIDS)
+    with Daemon(tmp_path, document, environ) as daemon:
+        (ticket,) = inbox.wait_of("open", timeout_s=PATIENCE_S)
+        grids.write_text("grids: {jinj")
+
+        def problem() -> str:
+            return str(inbox.host("box-1").get("config", {}).get("problem"))
+
+        wait_for(lambda: f"{grids}:1: " in problem(), PATIENCE_S, "the refusal's place")
+        runs = len(daemon.events("running"))
+        daemon.kill_engine()
+        daemon.wait_for_run(runs + 1)
+        wait_for(lambda: f"{grids}:1: " in problem(), PATIENCE_S, "the new engine knows of it too")
+        runs = len(daemon.events("running"))
+        grids.write_text(GRIDS.replace("锦江", "锦江社区"))
+        daemon.wait_for_run(runs + 1)
+        (asked,) = daemon.events("configuration changed, a new engine starts")
+        assert asked["because"] == ["dispatch"]
+        wait_for(lambda: problem() == "None", PATIENCE_S, "nothing is refused any more")
+        assert [t.id for t in inbox.of("open")] == [ticket.id]
+        assert daemon.stop()[0] == 0
