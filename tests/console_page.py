@@ -84,11 +84,15 @@ def chromium() -> Iterator[Browser]:
 
 
 def log_in(
-    browser: Browser, address: str, user: str = "admin", *, size: tuple[int, int] = (1440, 900), language: str = "zh-CN"
+    browser: Browser, address: str, user: str = "admin", *, size: tuple[int, int] = (1440, 900), language: str = "zh-CN",
+    touch: bool = False,
 ) -> Page:  # fmt: skip
     """A page of a logged-in user; errors on it fail the test, those of the content policy too."""
     page = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, locale=language, timezone_id="Asia/Shanghai"
+        viewport={"width": size[0], "height": size[1]},
+        locale=language,
+        timezone_id="Asia/Shanghai",
+        has_touch=touch,
     ).new_page()
     page.set_default_timeout(20_000)
     page.goto(f"{address}/login")

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -27,6 +28,9 @@ from pipeline.exceptions import ConfigError, StaleConfigError
 from tests.broker import mosquitto, wait_for
 from tests.conftest import REPOSITORY
 from tests.console_page import PASSWORD, chromium, console_app, log_in, picture, serve, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 SHIPPED = REPOSITORY / "cameras.yaml"
 TRIANGLE = ((0.1, 0.1), (0.5, 0.12345), (1.0, 1.0))
@@ -284,6 +288,136 @@ def test_the_picture_comes_from_the_camera_with_its_masks(console: str, shipped:
     assert admin.get("/zones/nobody/picture").status_code == 404
     assert admin.get("/zones/yard-2/picture?source=ticket").status_code == 404
     admin.close()
+
+
+def editor(browser: Browser, address: str, *, touch: bool = False) -> Page:
+    """The editor on a camera without polygons; its picture is there."""
+    size = (820, 1180) if touch else (1440, 900)
+    page = log_in(browser, address, size=size, touch=touch)
+    page.goto(f"{address}/zones?camera=yard-2")
+    until(page, "document.getElementById('z-image').naturalWidth > 0")
+    return page
+
+
+def focused(page: Page) -> str:
+    script = "(document.activeElement.dataset.point ?? document.activeElement.id)"
+    return str(page.evaluate(script))
+
+
+def applied(page: Page, file: Path) -> tuple[tuple[float, float], ...]:
+    """The only polygon in the file, once the editor has written it."""
+    before = file.read_bytes()
+    page.locator("#z-apply:not([disabled])").focus()
+    page.keyboard.press("Enter")
+    wait_for(lambda: file.read_bytes() != before, 20, "the file is written")
+    (found,) = regions_of(load_config(file).camera("yard-2"))
+    return found.points
+
+
+@pytest.mark.real
+@pytest.mark.timeout(120)
+def test_a_polygon_is_drawn_and_mended_by_keys_alone(console: str, shipped: Path) -> None:
+    with chromium() as browser:
+        page = editor(browser, console)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        keys = page.keyboard
+
+        def press(*names: str) -> None:
+            for name in names:
+                keys.press(name)
+
+        def says(count: int) -> None:
+            page.locator("#z-valid", has_text=f"{count} 个点").wait_for()
+
+        page.locator("#z-refresh").focus()
+        press("Tab")
+        assert focused(page) == "z-svg"
+        # N draws; the cross begins in the middle of the picture. Esc gives up.
+        press("n", "Space")
+        says(1)
+        press("Escape")
+        page.locator("#z-valid", has_text="有效").wait_for()
+        press("n", *["Shift+ArrowLeft"] * 5, *["Shift+ArrowUp"] * 5, "Space")  # 0.3, 0.3
+        press(*["Shift+ArrowRight"] * 10, "Space")  # 0.7, 0.3
+        says(2)
+        press("Enter")  # two points are no polygon, and not thrown away either
+        says(2)
+        press(*["Shift+ArrowDown"] * 10, "Space", "ArrowRight", "Space", "Backspace")  # 0.7, 0.7
+        says(3)
+        press("ArrowLeft", *["Shift+ArrowLeft"] * 10, "Space", "Enter")  # 0.3, 0.7
+        page.locator("#z-diff .plus").first.wait_for()
+        # Tab walks through the points, arrows move one, Shift in ten steps.
+        press("Tab")
+        assert focused(page) == "0"
+        press("Tab", "ArrowRight", "Shift+ArrowUp")
+        assert focused(page) == "1"
+        press("Control+z", "Control+z", "Control+y")
+        press("Tab", "Tab", "Delete")  # the last point
+        assert focused(page) == "z-svg", "the focus stays in the picture"
+        press("Control+z")
+        assert applied(page, shipped) == ((0.3, 0.3), (0.702, 0.3), (0.7, 0.7), (0.3, 0.7))
+        # From the list: choosing keeps the place, and all goes with Delete.
+        pick = page.locator(".z-item input")
+        pick.focus()
+        press("Tab")
+        assert page.evaluate("document.activeElement.dataset.key") == "remove-0"
+        page.locator("[data-add='privacy.masks']").focus()
+        press("Enter", "Escape")
+        assert focused(page) == "z-svg"
+        assert faults == []
+
+
+@pytest.mark.real
+@pytest.mark.timeout(120)
+def test_a_polygon_is_drawn_and_mended_by_touch(console: str, shipped: Path) -> None:
+    with chromium() as browser:
+        page = editor(browser, console, touch=True)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.locator("[data-add='fire.zones']").tap()
+        stage = page.locator("#z-svg")
+        stage.scroll_into_view_if_needed()
+        box = stage.bounding_box()
+        assert box is not None
+
+        def at(x: float, y: float, off_px: float = 0.0) -> tuple[float, float]:
+            return box["x"] + x * box["width"] + off_px, box["y"] + y * box["height"] + off_px
+
+        def tap(x: float, y: float, off_px: float = 0.0) -> None:
+            page.touchscreen.tap(*at(x, y, off_px))
+
+        def drag(start: tuple[float, float], end: tuple[float, float]) -> None:
+            """A finger that goes over the picture; Playwright has taps alone."""
+            devtools = page.context.new_cdp_session(page)
+            steps = [(start[0] + (end[0] - start[0]) * n / 6, start[1] + (end[1] - start[1]) * n / 6) for n in range(7)]  # fmt: skip
+            kinds = ["touchStart", *["touchMove"] * 6]
+            for kind, (x, y) in zip(kinds, (at(*step) for step in steps), strict=True):
+                devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})  # fmt: skip
+            devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+        tap(0.2, 0.3)
+        tap(0.2, 0.3, off_px=9)  # a finger that trembles sets no second point
+        tap(0.5, 0.5)
+        page.locator("#z-delete").tap()  # taken back
+        for x, y in ((0.8, 0.3), (0.8, 0.9), (0.2, 0.9)):
+            tap(x, y)
+        tap(0.2, 0.3, off_px=15)  # closes, though a finger is never exact
+        page.locator("#z-diff .plus").first.wait_for()
+        drag((0.8, 0.9), (0.6, 0.8))  # a point
+        drag((0.5, 0.3), (0.5, 0.2))  # the middle of a side makes one
+        drag((0.4, 0.5), (0.45, 0.5))  # the polygon
+        scrolled = page.evaluate("window.scrollY")
+        tap(0.85, 0.3)
+        page.locator("#z-delete:not([disabled])").tap()
+        page.locator("#z-undo").tap()
+        assert page.evaluate("window.scrollY") == scrolled, "the page stays where it is"
+        corners = applied(page, shipped)
+        expected = ((0.25, 0.3), (0.55, 0.2), (0.85, 0.3), (0.65, 0.8), (0.25, 0.9))
+        assert len(corners) == len(expected)
+        for found, wanted in zip(corners, expected, strict=True):
+            assert found == pytest.approx(wanted, abs=0.006)
+        assert faults == []
 
 
 @pytest.mark.real

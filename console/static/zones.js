@@ -13,6 +13,7 @@
   const MASK = "#c9d3dd";
   const SNAP = 0.012; // of the picture's width: a finger's error, less than a kerb
   const STEP = 0.002;
+  const FINGER = 12; // CSS pixels that a fingertip is off; a mouse is not
   const EPS = 1e-9;
 
   let size = { w: 1600, h: 900 };
@@ -228,14 +229,18 @@
     list();
     $("z-undo").disabled = !done.length || drawing !== null;
     $("z-redo").disabled = !undone.length || drawing !== null;
-    if (focused !== undefined) { const again = svg.querySelector(`[data-point="${focused}"]`); if (again) again.focus({ preventScroll: true }); }
+    $("z-delete").disabled = drawing === null && point < 0;
+    // A point that is gone must not take the keyboard's focus with it.
+    if (focused !== undefined) (svg.querySelector(`[data-point="${focused}"]`) || svg).focus({ preventScroll: true });
   }
   function handles(u) {
     const r = regions[chosen], n = r.points.length;
     r.points.forEach((p, i) => {
       const q = r.points[(i + 1) % n];
       if (Math.hypot((p[0] - q[0]) * size.w, (p[1] - q[1]) * size.h) > 44 * u) {
-        make("circle", { class: "z-middle", cx: (p[0] + q[0]) / 2 * size.w, cy: (p[1] + q[1]) / 2 * size.h, r: 5 * u, "data-middle": i });
+        const at = { cx: (p[0] + q[0]) / 2 * size.w, cy: (p[1] + q[1]) / 2 * size.h };
+        make("circle", { ...at, class: "z-hit", r: 12 * u, "data-middle": i });
+        make("circle", { ...at, class: "z-middle", r: 5 * u, "data-middle": i });
       }
     });
     r.points.forEach((p, i) => {
@@ -256,6 +261,7 @@
   function list() {
     const box = $("z-fields");
     if (box.contains(document.activeElement) && document.activeElement.tagName === "INPUT") { refreshList(box); return; }
+    const held = box.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
     box.replaceChildren();
     let group = null;
     for (const f of data.fields) {
@@ -267,8 +273,11 @@
       button.type = "button";
       button.title = f.hint;
       button.dataset.add = `${f.scenario}.${f.field}`;
+      button.dataset.key = button.dataset.add;
       button.addEventListener("click", () => begin(f));
     }
+    // Whoever works with keys goes on where they were.
+    if (held !== undefined) (box.querySelector(`[data-key="${held}"]`) || svg).focus({ preventScroll: true });
   }
   function refreshList(box) {
     for (const item of box.querySelectorAll(".z-item")) item.classList.toggle("chosen", Number(item.dataset.index) === chosen);
@@ -299,11 +308,13 @@
     } else {
       const pick = add(item, "button", "pick", titleOf(i));
       pick.type = "button";
+      pick.dataset.key = `pick-${i}`;
       pick.addEventListener("click", () => choose(i));
     }
     add(item, "span", "count", String(r.points.length));
     const remove = add(item, "button", "icon-button", "×");
     remove.type = "button";
+    remove.dataset.key = `remove-${i}`;
     remove.setAttribute("aria-label", `${titleOf(i)} ×`);
     remove.addEventListener("click", () => removeRegion(i));
     return item;
@@ -326,29 +337,44 @@
   }
   function finish() {
     const { field, points } = drawing;
+    if (points.length < 3) { check(); return; } // not thrown away: Esc does that
     drawing = null;
-    if (points.length >= 3) {
-      const before = snapshot();
-      let name = "";
-      if (field.shape === "named") {
-        for (let n = 1; !name; n++) if (!regions.some((r) => fieldOf(r) === field && r.name === `zone-${n}`)) name = `zone-${n}`;
-      }
-      regions.push({ scenario: field.scenario, field: field.field, name, points });
-      chosen = regions.length - 1;
-      commit(before);
+    const before = snapshot();
+    let name = "";
+    if (field.shape === "named") {
+      for (let n = 1; !name; n++) if (!regions.some((r) => fieldOf(r) === field && r.name === `zone-${n}`)) name = `zone-${n}`;
     }
+    regions.push({ scenario: field.scenario, field: field.field, name, points });
+    chosen = regions.length - 1;
+    commit(before);
     render();
     check();
   }
-  function put(p) {
+  function giveUp() { drawing = null; render(); check(); }
+  function put(p, error = 0) {
     const points = drawing.points, u = unit();
-    const near = points.length && Math.hypot((p[0] - points[0][0]) * size.w, (p[1] - points[0][1]) * size.h) < 14 * u;
-    if (near && points.length >= 3) { finish(); return; }
-    const last = points[points.length - 1];
-    if (last && Math.hypot((p[0] - last[0]) * size.w, (p[1] - last[1]) * size.h) < 3 * u) return;
-    points.push([round(p[0]), round(p[1])]);
+    drawing.cursor = p; // where the keys and the next side go on from
+    const away = (q) => Math.hypot((p[0] - q[0]) * size.w, (p[1] - q[1]) * size.h) / u;
+    if (points.length >= 3 && away(points[0]) < 14 + error) { finish(); return; }
+    if (!points.length || away(points[points.length - 1]) >= 3 + error) points.push([round(p[0]), round(p[1])]);
     render();
     check();
+  }
+  // The point in hand; of a drawing the last one, and with none left the drawing itself.
+  function removePoint() {
+    if (drawing) {
+      if (!drawing.points.length) { giveUp(); return; }
+      drawing.points.pop();
+      render();
+      check();
+      return;
+    }
+    const before = snapshot();
+    regions[chosen].points.splice(point, 1);
+    point = -1;
+    if (!regions[chosen].points.length) regions.splice(chosen, 1);
+    chosen = Math.min(chosen, regions.length - 1);
+    commit(before);
   }
 
   // To the picture's edges first, then to corners of the other polygons
@@ -376,7 +402,7 @@
   svg.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     const at = where(event), target = event.target.dataset;
-    if (drawing) { put(event.altKey ? at : snap(at)); event.preventDefault(); return; }
+    if (drawing) { put(event.altKey ? at : snap(at), event.pointerType === "touch" ? FINGER : 0); event.preventDefault(); return; }
     const before = snapshot();
     if (target.point !== undefined || target.hit !== undefined) {
       point = Number(target.point ?? target.hit);
@@ -436,8 +462,8 @@
       if (arrow) { const c = drawing.cursor; drawing.cursor = [round(c[0] + arrow[0] * step * 2), round(c[1] + arrow[1] * step * 2)]; render(); }
       else if (event.key === " ") put(snap(drawing.cursor));
       else if (event.key === "Enter") finish();
-      else if (event.key === "Escape") { drawing = null; render(); check(); }
-      else if (event.key === "Backspace") { drawing.points.pop(); render(); check(); }
+      else if (event.key === "Escape") giveUp();
+      else if (event.key === "Backspace") removePoint();
       else return;
       event.preventDefault();
       return;
@@ -451,8 +477,7 @@
       commit(before);
       event.preventDefault();
     } else if (event.key === "Delete" || event.key === "Backspace") {
-      const before = snapshot();
-      if (point >= 0) { regions[chosen].points.splice(point, 1); point = -1; if (!regions[chosen].points.length) regions.splice(chosen, 1); chosen = Math.min(chosen, regions.length - 1); commit(before); } else removeRegion(chosen);
+      if (point >= 0) removePoint(); else removeRegion(chosen);
       event.preventDefault();
     } else if (event.key === "Escape") { choose(-1); }
   });
@@ -467,6 +492,7 @@
 
   $("z-undo").addEventListener("click", () => travel(done, undone));
   $("z-redo").addEventListener("click", () => travel(undone, done));
+  $("z-delete").addEventListener("click", () => { removePoint(); svg.focus({ preventScroll: true }); });
   $("z-refresh").addEventListener("click", () => takePicture("camera"));
   $("z-apply").addEventListener("click", apply);
   $("z-reset").addEventListener("click", () => { const before = snapshot(); drawing = null; regions = JSON.parse(saved); chosen = regions.length ? 0 : -1; commit(before); changed(); });
