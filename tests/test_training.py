@@ -499,3 +499,27 @@ def test_a_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
     manifest = load_manifest(TRAINING / "vehicles.yaml")
     with pytest.raises(ValueError, match=r"fire.onnx: model\.23\.cv3\.0\.2\.weight: found shape"):
         unfold(TRAINING.parent / "weights" / "fire.onnx", manifest, [], tmp_path / "start.pt")
+
+
+def test_start_weights_are_measured_under_our_class_names(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics", reason="ULTRALYTICS ABSENT: start weights are not checked")
+    import torch
+    from ultralytics import YOLO
+
+    from models.training.baseline import baseline
+
+    start = YOLO("yolo11n.yaml")
+    start.model.names = {n: "motorcycle" if n == 3 else f"thing {n}" for n in range(80)}
+    start.save(tmp_path / "start.pt")
+    manifest = load_manifest(TRAINING / "vehicles.yaml")
+    baseline(tmp_path / "start.pt", manifest, tmp_path / "ours.pt")
+    blob = torch.rand(1, 3, 128, 128)
+    scores = []
+    for name in ("start.pt", "ours.pt"):
+        network = YOLO(str(tmp_path / name)).model.float().eval()
+        with torch.no_grad():
+            scores.append(network(blob)[0].numpy()[0, 4:])
+    theirs, ours = scores
+    ebike = manifest.classes.index("ebike")
+    np.testing.assert_allclose(ours[ebike], theirs[3], atol=1e-3)
+    assert np.delete(ours, ebike, axis=0).max() < 1e-6

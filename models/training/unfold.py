@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
+from models.training.checkpoint import narrow, save
 from models.training.evaluate import letterbox
 from models.training.manifest import Manifest, load_manifest
 from models.training.quantise import calibration_pictures
@@ -56,7 +57,7 @@ def unfold(model: Path, manifest: Manifest, pictures: Sequence[Path], out: Path)
     stored = _constants(model)
     kind, description = ARCHITECTURES[manifest.task]
     network = kind(description, nc=START_CLASSES, verbose=False).eval()
-    _narrow(network, manifest.classes)
+    narrow(network, manifest.classes)
     layers = dict(network.named_modules())
     with torch.no_grad():
         for name, value in network.named_parameters():
@@ -69,27 +70,7 @@ def unfold(model: Path, manifest: Manifest, pictures: Sequence[Path], out: Path)
             for name, layer in folded.items()
         }
         _measure(network, folded, shifts, pictures, manifest.input_px)
-    network.args = {"task": manifest.task}
-    torch.save(
-        {
-            "epoch": -1,
-            "model": network.half(),
-            "ema": None,
-            "optimizer": None,
-            "train_args": {"task": manifest.task, "imgsz": manifest.input_px[0]},
-        },
-        out,
-    )
-
-
-def _narrow(network: torch.nn.Module, classes: Sequence[str]) -> None:
-    """Give the head one output per class."""
-    head = network.model[-1]
-    for branch in head.cv3:
-        branch[-1] = torch.nn.Conv2d(branch[-1].in_channels, len(classes), 1)
-    head.no += len(classes) - head.nc
-    head.nc = network.nc = network.yaml["nc"] = len(classes)
-    network.names = dict(enumerate(classes))
+    save(network, manifest, out)
 
 
 def _constants(model: Path) -> Arrays:
