@@ -22,6 +22,7 @@ from console import auth, cockpit, feed, monitoring, tickets, wall, zones
 from console.auth import LoginNeeded, SecureHeaders, check_csrf, current_user
 from console.context import Console, NavEntry, page
 from console.database import Database
+from console.follow import follow_config
 from console.mirror import Mirror
 from console.queries import TicketReader
 from console.relay import Relay
@@ -88,11 +89,14 @@ def create_app(
         if mirror is not None and database.is_shared:
             relay = Relay(database, mirror.instance, console.hub.publish)
             relay.start()
-        serving = asyncio.create_task(console.hub.run())
+        tasks = [asyncio.create_task(console.hub.run())]
+        if settings.config_file is not None:
+            tasks.append(asyncio.create_task(follow_config(console, settings.config_file)))
         try:
             yield
         finally:
-            serving.cancel()
+            for task in tasks:
+                task.cancel()
             if relay is not None:
                 relay.close()
 

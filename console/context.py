@@ -24,6 +24,7 @@ from console.settings import ConsoleSettings, Language
 from console.users import Role, User, UserStore
 from console.view import span
 from console.words import LANGUAGES, negotiate, say
+from gridwatch.config import Config
 
 __all__ = ["Console", "NavEntry", "console_of", "language_of", "local_time", "page", "render"]
 
@@ -62,6 +63,13 @@ class Console:
     def __post_init__(self) -> None:
         self.environment = _environment(self)
         self.hub = Hub(self.tickets, self._row, self._counts, self.clock)
+
+    def reload(self, config: Config) -> None:
+        """Show what another content of cameras.yaml says, and tell the pages."""
+        self.settings = self.settings.reloaded(config)
+        if self.mirror is not None:
+            self.mirror.reload(self.settings)
+        self.hub.publish("config")
 
     def render(self, template: str, language: Language, **values: object) -> str:
         """A template in a language."""

@@ -171,6 +171,10 @@ class Mirror:
         self._thread.start()
         self._connection.start()
 
+    def reload(self, settings: ConsoleSettings) -> None:
+        """From now on grids have the names of these settings; site, broker and share stay those of the start."""
+        self._settings = settings
+
     def close(self) -> None:
         """Disconnect, write what has come, and end."""
         self._connection.close(2.0)

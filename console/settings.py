@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -53,6 +53,17 @@ class ConsoleSettings:
     def database_url(self) -> str:
         """The SQLAlchemy URL in force."""
         return self.database or f"sqlite:///{self.folder / 'console.sqlite'}"
+
+    def reloaded(self, config: Config) -> ConsoleSettings:
+        """The same console showing another content of its cameras.yaml; site, broker and database stay."""
+        return replace(
+            self,
+            config=config,
+            timezone=config.timezone,
+            language=config.site.language,
+            title=config.site.name or config.site.id,
+            grid_names=grid_names(config.dispatch.grids),
+        )
 
     def grid_name(self, path: str, level: str, language: Language) -> str:
         """The name of one grid; `level` where it has none."""

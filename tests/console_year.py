@@ -34,9 +34,9 @@ CAMERAS: Sequence[tuple[str, str, str, str, float, float]] = (
 )
 TITLES = {
     "ebike_in_elevator": ("电动车进入电梯", "E-bike in elevator", "major"),
-    "illegal_parking": ("车辆违规停放", "Illegal parking", "minor"),
-    "fire": ("火情", "Fire or smoke", "critical"),
-    "river_discoloration": ("河道水体变色", "River discolouration", "major"),
+    "illegal_parking": ("车辆违规停放", "Illegally parked vehicle", "minor"),
+    "fire": ("火情", "Fire", "critical"),
+    "river_discoloration": ("河道水体变色", "River discoloration", "major"),
 }
 
 

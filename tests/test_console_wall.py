@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
 from console.database import Database, statuses
 from console.settings import ConsoleSettings
 from console.wall import health_of
+from gridwatch.config import load_config
+from gridwatch.demo import shipped_configuration
 from tests.console_page import chromium, console_app, log_in, picture, serve, until
 from tests.console_year import add_statuses, add_year
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 NOW = 1_790_000_000.0
 FINE: dict[str, Any] = {"state": "running", "reason": "", "t": NOW - 10, "rate_wanted_hz": 4.0, "rate_hz": 4.0}  # fmt: skip
@@ -111,3 +119,37 @@ def test_the_wall_in_chromium_shows_every_camera_and_follows_a_status(
         assert viewer.locator(".wall-card").count() == 4  # of jinjiang/12
         assert viewer.locator("[data-look]").count() == 0
         assert faults == []
+
+
+@pytest.mark.real
+@pytest.mark.timeout(120)
+def test_the_wall_follows_a_changed_cameras_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.yaml"
+    shutil.copy(shipped_configuration(), file)
+    own = ConsoleSettings("demo", tmp_path, title="old", config_file=file, config=load_config(file))
+    database = Database(own.database_url)
+    app = console_app(own, database)
+
+    def corner(page: Page) -> float:
+        """How bright the picture's upper left is (0..255)."""
+        page.click("#cam-demo-yard-2 [data-look]")
+        page.wait_for_selector("#cam-demo-yard-2 img")
+        address = page.locator("#cam-demo-yard-2 img").get_attribute("src")
+        answer = page.request.get(page.url.removesuffix("/wall") + str(address))
+        image = cv2.imdecode(np.frombuffer(answer.body(), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        return float(image[: image.shape[0] // 8, : image.shape[1] // 8].mean())
+
+    with serve(app) as address, chromium() as browser:
+        page = log_in(browser, address)
+        page.goto(f"{address}/wall")
+        assert corner(page) > 8
+        text = file.read_text()
+        name = "  - id: yard-2\n"
+        assert name in text
+        mask = "    privacy: {masks: [[[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]]]}\n"
+        document = text.replace(name, name + mask)
+        file.write_text(document.replace(load_config(file).camera("yard-2").name, "Shed of yard 2"))
+        until(page, "document.querySelector('#cam-demo-yard-2 h2').textContent === 'Shed of yard 2'")  # fmt: skip
+        assert corner(page) < 3, "the mask is burned into the next picture"
+    database.close()

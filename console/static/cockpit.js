@@ -20,7 +20,8 @@
     Chart.defaults.color = token("--muted");
     Chart.defaults.borderColor = token("--line");
     Chart.defaults.font.family = getComputedStyle(document.body).fontFamily;
-    Chart.defaults.font.size = wall ? 15 : 12;
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    Chart.defaults.font.size = rem * (wall ? 0.9 : 0.75);
     Chart.defaults.animation = false;
     Chart.defaults.maintainAspectRatio = false;
     const legend = { position: "bottom", labels: { boxWidth: 12, boxHeight: 12, padding: 14 } };

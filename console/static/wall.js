@@ -2,6 +2,7 @@
 "use strict";
 
 (() => {
+  const LEAST_REM = 15; // a narrower card cannot be read from a chair
   const wall = document.getElementById("wall");
   if (!wall) return;
 
@@ -20,6 +21,7 @@
     });
     for (const gone of known.values()) gone.remove();
     ages();
+    fit();
   }
   wall.addEventListener("htmx:beforeSwap", (event) => { if (event.detail.target === wall) take(event.detail.xhr.responseText); });
 
@@ -35,6 +37,20 @@
   }
   ages();
   setInterval(ages, 5000);
+
+  // On a wall nobody scrolls: as few columns, hence as large cards, as let all of them be seen at once.
+  function fit() {
+    const list = document.getElementById("wall-cards"), count = list.children.length;
+    if (!document.body.classList.contains("wall") || !count) return;
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const most = Math.max(1, Math.floor(list.clientWidth / (LEAST_REM * rem)));
+    for (let columns = 1; columns <= most; columns++) {
+      list.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+      if (document.documentElement.scrollHeight <= innerHeight) return;
+    }
+  }
+  fit();
+  addEventListener("resize", fit);
 
   wall.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-look]");
