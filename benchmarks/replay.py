@@ -187,6 +187,7 @@ class Replayed:
         last_t: Time of the last of them.
         denser_s: By scenario, seconds for which it would have looked more often than it did.
         said: What the rules were told, for `judge_again`.
+        faults: By scenario, why it was switched off.
     """
 
     changes: Sequence[Change]
@@ -194,11 +195,27 @@ class Replayed:
     frames: int
     last_t: float
     denser_s: Mapping[str, float]
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     def as_run(self, recorded: ClipRun) -> ClipRun:
         """The same as a benchmark's result, with what the recorded run says of the clip itself."""
         last_s = round(self.last_t - START_T, 3)
         return decided(self.changes, self.frames, last_s, recorded.notes, recorded.faults)
+
+    def check(self, settings: Sequence[Setting], known: Collection[str]) -> None:
+        """Refuse a replay in which a scenario broke down: that it said nothing is no result.
+
+        Args:
+            settings: What was tried.
+            known: Scenarios that broke down in the run, too.
+
+        Raises:
+            ConfigError: if another one did.
+        """
+        for scenario, fault in sorted(self.faults.items()):
+            if scenario not in known:
+                tried = ", ".join(f"{setting.key}={setting.text}" for setting in settings)
+                raise ConfigError(f"{tried or scenario}: {fault}")
 
 
 class _OperatingPoints:
@@ -298,7 +315,7 @@ def replay(
         raise ConfigError(
             f"{tried}: the log lacks a measurement ({error}): run the benchmark again"
         ) from error
-    return Replayed(changes, said, frames, last_t, dict(analyser.denser_s))
+    return Replayed(changes, said, frames, last_t, dict(analyser.denser_s), analyser.faults)
 
 
 def _points(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,13 @@ def _replay_recorded(log: Path, settings: Sequence[Setting], console: Console) -
         ready = Replayable.of(kept, camera, config)
         if ready.entries:
             seconds += ready.entries[-1][0].t - ready.entries[0][0].t
+        known: Collection[str] = ()
         for index, chosen in enumerate(((), tuple(settings))):
-            for change in replay(ready, chosen).changes:
+            replayed = replay(ready, chosen)
+            if index:
+                replayed.check(chosen, known)
+            known = replayed.faults
+            for change in replayed.changes:
                 if change.kind is ChangeKind.RAISED:
                     key = change.key.camera_id, change.key.scenario
                     rows.setdefault(key, (set(), set()))[index].add(_alarm(change))

@@ -138,6 +138,7 @@ class KeptRun:
             if memory not in kept.said:
                 then = None if steering else said_then(log, scenario)
                 kept.said[memory] = then or replay(log, steering, {scenario})
+                kept.said[memory].check(steering, recorded.faults)
             replayed = kept.said[memory]
             denser_s |= replayed.denser_s
             changes += judge_again(camera, replayed.said)

@@ -50,8 +50,7 @@ def print_grid(grid: Grid, options: Options, console: Console) -> None:
         )
     if grid.problems:
         console.print(
-            f"Clips with problems: {grid.problems}; "
-            "a replay without --sweep names them",
+            f"Clips with problems: {grid.problems}; a replay without --sweep names them",
             style="red",
         )
 

@@ -347,6 +347,25 @@ def test_a_run_that_was_stopped_goes_on_and_its_logs_replay_it(kept: tuple[Path,
     assert not denser_s
 
 
+def test_a_setting_under_which_a_scenario_breaks_down_is_refused(
+    kept: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, work = kept
+    run(clips, work)
+    river = load_scenario("river_discoloration")
+    observe = river.observe
+
+    def fragile(scenario: Any, scene: Any) -> Any:  # noqa: ANN401 - a scenario and what it is shown
+        if scenario.parameters.min_delta_e > 9:
+            raise ZeroDivisionError("no difference")
+        return observe(scenario, scene)
+
+    monkeypatch.setattr(river, "observe", fragile)
+    axes = dict([parse_axis("river_discoloration.min_delta_e=8,10")])
+    with pytest.raises(ConfigError, match=r"min_delta_e=10: .* ZeroDivisionError: no difference"):
+        sweep(KeptRun(work), axes, OPTIONS)
+
+
 def test_rules_alone_and_scenarios_with_rules_give_the_same(kept: tuple[Path, Path]) -> None:
     clips, work = kept
     run(clips, work)
