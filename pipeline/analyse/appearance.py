@@ -22,6 +22,7 @@ __all__ = [
     "Hidden",
     "Patch",
     "blend",
+    "covered_share",
     "from_text",
     "hidden_by",
     "likeness",
@@ -49,6 +50,10 @@ CHROMA_FREE = 0.03
 CHROMA_PENALTY = 3.0
 # Too little of the place is seen to say anything.
 MIN_SEEN_SHARE = 0.25
+
+_INNER = slice(SHIFT_PX, PATCH_SIZE_PX - SHIFT_PX)
+_SIDE = PATCH_SIZE_PX - 2 * SHIFT_PX
+_SHIFTS = 2 * SHIFT_PX + 1
 
 
 def take_patch(image: Image, box: RelativeBox) -> Patch:
@@ -81,30 +86,40 @@ def hidden_by(box: RelativeBox, others: list[RelativeBox]) -> Hidden:
     return hidden
 
 
+def covered_share(hidden: Hidden) -> float:
+    """How much of the place is covered, 0..1."""
+    return float(np.count_nonzero(hidden) / hidden.size)
+
+
 def likeness(reference: Patch, now: Patch, hidden: Hidden | None = None) -> float | None:
     """How much `now` looks like `reference` where nothing hides it: 1 the same, about 0 unrelated.
 
     Returns:
         -1..1, or None where it cannot be told: the reference shows no structure, or too little is uncovered.
     """
-    inner = slice(SHIFT_PX, PATCH_SIZE_PX - SHIFT_PX)
-    seen = np.ones((PATCH_SIZE_PX, PATCH_SIZE_PX), np.bool_) if hidden is None else ~hidden
-    seen_inner = seen[inner, inner]
-    if seen_inner.mean() < MIN_SEEN_SHARE:
+    # Sums instead of numpy's means and norms: on a picture this small their overhead is most of the cost.
+    uncovered = None if hidden is None or not hidden.any() else ~hidden
+    seen_inner = None if uncovered is None else uncovered[_INNER, _INNER]
+    if seen_inner is not None and np.count_nonzero(seen_inner) < MIN_SEEN_SHARE * seen_inner.size:
         return None
-    wanted = reference.mean(axis=2)[inner, inner][seen_inner]
-    wanted = wanted - wanted.mean()
-    norm = float(np.linalg.norm(wanted))
-    if norm < FLAT_STD * math.sqrt(wanted.size):
+    centre = _grey(reference)[_INNER, _INNER]
+    wanted = centre.reshape(-1) if seen_inner is None else centre[seen_inner]
+    wanted = wanted - np.add.reduce(wanted) / wanted.size
+    norm = math.sqrt(wanted @ wanted)
+    flat = FLAT_STD * math.sqrt(wanted.size)
+    if norm < flat:
         return None
-    side = PATCH_SIZE_PX - 2 * SHIFT_PX
-    windows = np.lib.stride_tricks.sliding_window_view(now.mean(axis=2), (side, side))
-    found = windows[:, :, seen_inner].reshape(-1, wanted.size)
-    found = found - found.mean(axis=1, keepdims=True)
+    grey = _grey(now)
+    # All shifts as one view; `sliding_window_view` takes longer than all the rest.
+    windows: npt.NDArray[np.float32] = np.ndarray(
+        (_SHIFTS, _SHIFTS, _SIDE, _SIDE), grey.dtype, grey, strides=(*grey.strides, *grey.strides)
+    )
+    found = (windows if seen_inner is None else windows[:, :, seen_inner]).reshape(-1, wanted.size)
+    found = found - np.add.reduce(found, axis=1, keepdims=True) / wanted.size
     # A flat picture correlates with noise; its floor keeps it at nearly zero.
-    norms = np.maximum(np.linalg.norm(found, axis=1), FLAT_STD * math.sqrt(wanted.size))
+    norms = np.maximum(np.sqrt(np.add.reduce(found * found, axis=1)), flat)
     best = float((found @ wanted / (norms * norm)).max())
-    other_paint = float(np.abs(_chroma(reference, seen) - _chroma(now, seen)).max())
+    other_paint = float(np.abs(_chroma(reference, uncovered) - _chroma(now, uncovered)).max())
     return max(-1.0, best - CHROMA_PENALTY * max(0.0, other_paint - CHROMA_FREE))
 
 
@@ -140,7 +155,13 @@ def from_text(text: str) -> Patch:
     return pixels.reshape(PATCH_SIZE_PX, PATCH_SIZE_PX, 3).astype(np.float32)
 
 
-def _chroma(patch: Patch, seen: Hidden) -> npt.NDArray[np.float64]:
-    """Shares of blue, green and red in the seen part; grey where it is black."""
-    total = patch[seen].sum(axis=0, dtype=np.float64) + 1.0
+def _grey(patch: Patch) -> npt.NDArray[np.float32]:
+    """Mean of the channels, (24, 24)."""
+    return (patch[:, :, 0] + patch[:, :, 1] + patch[:, :, 2]) / np.float32(3)
+
+
+def _chroma(patch: Patch, seen: Hidden | None) -> npt.NDArray[np.float64]:
+    """Shares of blue, green and red in the seen part (all of it with None); grey where it is black."""
+    pixels = patch if seen is None else patch[seen].reshape(-1, 1, 3)
+    total = np.array(cv2.sumElems(pixels)[:3]) + 1.0
     return np.asarray(total / total.sum(), dtype=np.float64)

@@ -52,7 +52,9 @@ def linear_to_lab(rgb: Floats) -> Floats:
     xyz = np.maximum(rgb, 0.0) @ _TO_XYZ.T / _WHITE
     f = np.where(xyz > _DELTA**3, np.cbrt(xyz), xyz / (3 * _DELTA**2) + 4.0 / 29.0)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)], axis=-1)
+    lab = np.empty(f.shape)
+    lab[..., 0], lab[..., 1], lab[..., 2] = 116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)
+    return lab
 
 
 def lab_to_linear(lab: Floats) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -16,40 +17,44 @@ import shapely
 from pipeline.observation import RelativeBox
 
 __all__ = [
-    "Boxes",
     "Region",
     "as_box",
     "bottom_strip",
     "box_area",
     "box_shift",
     "centre_patch",
+    "median_box",
     "overlap_of_smaller",
     "relative_boxes",
     "share_covered",
     "size_ratio",
 ]
 
-Boxes = npt.NDArray[np.float64]
-"""(n, 4) float64, relative x1, y1, x2, y2."""
 
-
-def relative_boxes(xyxy: npt.NDArray[np.generic], width_px: int, height_px: int) -> Boxes:
-    """Relative boxes, (n, 4) float64 clipped to the picture, of (n, 4) boxes in pixels."""
+def relative_boxes(
+    xyxy: npt.NDArray[np.generic], width_px: int, height_px: int
+) -> list[RelativeBox]:
+    """Relative boxes, clipped to the picture, of (n, 4) boxes in pixels."""
     pixels = np.asarray(xyxy, dtype=np.float64).reshape(-1, 4)
-    scale = np.array([width_px, height_px, width_px, height_px], dtype=np.float64)
-    clipped: Boxes = np.clip(pixels / scale, 0.0, 1.0)
-    return clipped
+    relative = pixels / (width_px, height_px, width_px, height_px)
+    return [as_box(row) for row in np.minimum(np.maximum(relative, 0.0), 1.0).tolist()]
 
 
-def as_box(row: npt.NDArray[np.float64] | Sequence[float]) -> RelativeBox:
+def as_box(row: Sequence[float]) -> RelativeBox:
     """One row of boxes as a plain tuple."""
-    x1, y1, x2, y2 = (float(value) for value in row)
-    return x1, y1, x2, y2
+    x1, y1, x2, y2 = row
+    return float(x1), float(y1), float(x2), float(y2)
+
+
+def median_box(boxes: Sequence[RelativeBox]) -> RelativeBox:
+    """Edge by edge the median of one or more boxes: the jitter of small detectors goes."""
+    return as_box([median(edge) for edge in zip(*boxes, strict=True)])
 
 
 def box_area(box: RelativeBox) -> float:
     """Share of the picture that the box takes, 0..1."""
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+    width, height = box[2] - box[0], box[3] - box[1]
+    return width * height if width > 0 and height > 0 else 0.0
 
 
 def bottom_strip(box: RelativeBox, share: float) -> RelativeBox:
@@ -107,11 +112,12 @@ class Region:
         points: At least three (x, y) points; a valid polygon (see `pipeline.units.Polygon`).
     """
 
-    __slots__ = ("_polygon",)
+    __slots__ = ("_bounds", "_polygon")
 
     def __init__(self, points: Sequence[tuple[float, float]]) -> None:
         self._polygon = shapely.Polygon(points)
         shapely.prepare(self._polygon)
+        self._bounds: RelativeBox = self._polygon.bounds
 
     def share(self, box: RelativeBox) -> float:
         """Share of the box's area that lies inside, 0..1; a box without area counts by its corner."""
@@ -119,5 +125,7 @@ class Region:
         area = box_area(box)
         if area <= 0:
             return float(shapely.contains_xy(self._polygon, x1, y1))
-        inside = shapely.area(shapely.intersection(self._polygon, shapely.box(x1, y1, x2, y2)))
+        if _intersection(box, self._bounds) <= 0:  # most boxes, where zones are small
+            return 0.0
+        inside = shapely.area(shapely.clip_by_rect(self._polygon, x1, y1, x2, y2))
         return min(1.0, float(inside) / area)

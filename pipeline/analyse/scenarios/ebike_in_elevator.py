@@ -28,7 +28,6 @@ from pydantic import Field, model_validator
 
 from pipeline.analyse.geometry import (
     Region,
-    as_box,
     bottom_strip,
     box_area,
     box_shift,
@@ -241,18 +240,18 @@ class EbikeInElevator(Scenario[EbikeInElevatorParameters]):
         if detections is None or len(detections) == 0:
             return []
         frame = scene.frame
-        rows = relative_boxes(detections.xyxy, frame.width_px, frame.height_px)
+        boxes = relative_boxes(detections.xyxy, frame.width_px, frame.height_px)
         names = detections.data["class_name"]
         ids = detections.tracker_id
         confidences = detections.confidence
         return [
             _Box(
-                as_box(row),
+                box,
                 str(names[i]),
                 float(confidences[i]) if confidences is not None else 1.0,
                 int(ids[i]) if ids is not None else -1,
             )
-            for i, row in enumerate(rows)
+            for i, box in enumerate(boxes)
         ]
 
     def _large(self, box: RelativeBox) -> bool:

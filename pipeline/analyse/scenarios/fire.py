@@ -21,6 +21,7 @@ import math
 from collections import deque
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
+from statistics import fmean, median
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import cv2
@@ -35,6 +36,7 @@ from pipeline.analyse.geometry import (
     as_box,
     box_area,
     box_shift,
+    median_box,
     overlap_of_smaller,
     relative_boxes,
     share_covered,
@@ -187,7 +189,7 @@ class _Suspect:
     def confidence(self, t: float) -> float:
         """Mean of the detector's confidences over `MEMORY_S`."""
         recent = [s.confidence for s in self.sightings if t - s.t <= MEMORY_S]
-        return float(np.mean(recent)) if recent else 0.0
+        return fmean(recent) if recent else 0.0
 
     def peak(self, t: float) -> float:
         """Highest of the detector's confidences over `MEMORY_S`."""
@@ -195,7 +197,7 @@ class _Suspect:
 
     def liveliness(self) -> float | None:
         """0 still or repeating, 1 burning: mean over `MEMORY_S`; None where not measured."""
-        return float(np.mean([value for _, value in self.lively])) if self.lively else None
+        return fmean([value for _, value in self.lively]) if self.lively else None
 
     def measure(self, t: float, image: Image, level: float) -> tuple[Any, ...] | None:
         """The fields of its `Dynamics` up to this picture; None where too little was seen."""
@@ -226,20 +228,18 @@ class _Suspect:
         """Whether its boxes' area rose, median of the later half over median of the earlier."""
         areas = [box_area(s.box) for s in self.sightings if s.box is not None]
         half = len(areas) // 2
-        return half >= LEAST_SIGHTINGS and float(np.median(areas[half:])) > GROWN * float(
-            np.median(areas[:half])
-        )
+        return half >= LEAST_SIGHTINGS and median(areas[half:]) > GROWN * median(areas[:half])
 
     def travelled(self) -> bool:
         """Whether its foot moved along a line, farther than its size: a vehicle's lamp."""
         boxes = [s.box for s in self.sightings if s.box is not None]
         if len(boxes) < LEAST_SIGHTINGS:
             return False
-        feet = np.array([((box[0] + box[2]) / 2, box[3]) for box in boxes])
-        size = float(np.median([max(box[2] - box[0], box[3] - box[1]) for box in boxes]))
-        path = float(np.hypot(*np.diff(feet, axis=0).T).sum())
-        net = float(np.hypot(*(feet[-1] - feet[0])))
-        return net > TRAVELLED * size and net > STRAIGHT * path
+        feet = [((box[0] + box[2]) / 2, box[3]) for box in boxes]
+        net = math.dist(feet[0], feet[-1])
+        if net <= TRAVELLED * median(max(box[2] - box[0], box[3] - box[1]) for box in boxes):
+            return False
+        return net > STRAIGHT * sum(map(math.dist, feet, feet[1:]))
 
 
 @dataclass(slots=True, eq=False)
@@ -326,11 +326,11 @@ class Fire(Scenario[FireParameters]):
         if confidences is None:
             confidences = np.ones(len(detections), np.float32)
         boxes = relative_boxes(detections.xyxy, scene.frame.width_px, scene.frame.height_px)
-        names = detections.data.get("class_name", ())
+        names = detections.data.get("class_name", ("",) * len(boxes))
         left = [
-            (float(confidences[i]), KINDS[str(names[i])], as_box(boxes[i]), str(names[i]))
-            for i in range(len(detections))
-            if str(names[i]) in KINDS and self._watched(as_box(boxes[i]))
+            (float(confidence), KINDS[str(name)], box, str(name))
+            for confidence, box, name in zip(confidences, boxes, names, strict=True)
+            if str(name) in KINDS and self._watched(box)
         ]
         left.sort(key=lambda candidate: candidate[0], reverse=True)
         for suspect in sorted(self._suspects, key=lambda s: s.confidence(t), reverse=True):
@@ -385,7 +385,7 @@ class Fire(Scenario[FireParameters]):
         self._levels.append((t, level))
         if len(known) < 3:
             return False
-        usual = float(np.median(known))
+        usual = median(known)
         if level <= FLASH_RISE * usual + FLASH_LEVELS:
             self._flash_t = -math.inf
             return False
@@ -469,7 +469,7 @@ class Fire(Scenario[FireParameters]):
                 suspect.known = True
                 if emitter is None:
                     boxes = [s.box for s in suspect.sightings if s.box is not None]
-                    self._emitters.append(_Emitter(_median_box(boxes or [suspect.box]), t))
+                    self._emitters.append(_Emitter(median_box(boxes or [suspect.box]), t))
                 else:
                     emitter.seen_t = t
         self._emitters = [e for e in self._emitters if t - e.seen_t <= self.parameters.forget_after]
@@ -592,10 +592,6 @@ def _grow(box: RelativeBox, share: float) -> RelativeBox:
     x1, y1, x2, y2 = box
     dx, dy = share * (x2 - x1), share * (y2 - y1)
     return max(0.0, x1 - dx), max(0.0, y1 - dy), min(1.0, x2 + dx), min(1.0, y2 + dy)
-
-
-def _median_box(boxes: list[RelativeBox]) -> RelativeBox:
-    return as_box(np.median(np.array(boxes), axis=0))
 
 
 def _ramp(value: float, low: float, high: float) -> float:

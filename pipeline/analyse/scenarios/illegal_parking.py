@@ -23,16 +23,18 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, ClassVar, TypeAlias
 
+import cv2
 import numpy as np
-import supervision as sv
 from pydantic import Field
 
 from pipeline.analyse.appearance import (
     Hidden,
     Patch,
     blend,
+    covered_share,
     from_text,
     hidden_by,
     likeness,
@@ -46,6 +48,7 @@ from pipeline.analyse.geometry import (
     bottom_strip,
     box_area,
     box_shift,
+    median_box,
     relative_boxes,
     size_ratio,
 )
@@ -191,8 +194,7 @@ class _Place:
 
     def box(self) -> RelativeBox:
         """Median of the recent boxes."""
-        rows = np.array([box for _, box in self.recent])
-        return as_box(np.median(rows, axis=0))
+        return median_box([box for _, box in self.recent])
 
     def sight(self, t: float, vehicle: _Vehicle) -> None:
         self.recent.append((t, vehicle.box))
@@ -211,12 +213,11 @@ class _Place:
             return None
         rows = list(self.recent)
         older, newer = rows[:half], rows[-half:]
-        dt = float(np.mean([t for t, _ in newer]) - np.mean([t for t, _ in older]))
+        dt = fmean(t for t, _ in newer) - fmean(t for t, _ in older)
         if dt <= 0:
             return None
-        before = as_box(np.median(np.array([box for _, box in older]), axis=0))
-        after = as_box(np.median(np.array([box for _, box in newer]), axis=0))
-        return box_shift(before, after) / dt
+        before = median_box([box for _, box in older])
+        return box_shift(before, median_box([box for _, box in newer])) / dt
 
     def stand_anew(self, patch_of: _PatchOf) -> None:
         """It moved: it stands, if so, where it was seen last, since the first of the last boxes there."""
@@ -288,7 +289,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             vehicle = matched.get(id(place))
             others = [box for box in obstacles if vehicle is None or box != vehicle.box]
             hidden = hidden_by(place.home, others)
-            place.covered = float(hidden.mean())
+            place.covered = covered_share(hidden)
             if vehicle is not None:
                 self._sighted(place, vehicle, scene, hidden, fresh_s=fresh_s)
             else:
@@ -319,21 +320,21 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
         if detections is None or len(detections) == 0:
             return [], []
         frame = scene.frame
-        rows = relative_boxes(detections.xyxy, frame.width_px, frame.height_px)
+        boxes = relative_boxes(detections.xyxy, frame.width_px, frame.height_px)
         confidences = (
             detections.confidence
             if detections.confidence is not None
             else np.ones(len(detections), dtype=np.float32)
         )
-        keep = sv.box_non_max_suppression(
-            np.column_stack([detections.xyxy, confidences]), iou_threshold=DOUBLE_IOU
-        )
+        corners = np.asarray(detections.xyxy, np.float32)
+        sizes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+        keep = cv2.dnn.NMSBoxes(sizes.tolist(), confidences.tolist(), 0.0, DOUBLE_IOU)
         names = detections.data["class_name"]
         ids = detections.tracker_id
         vehicles: list[_Vehicle] = []
         obstacles: list[RelativeBox] = []
-        for i in np.flatnonzero(keep):
-            box, name, confidence = as_box(rows[i]), str(names[i]), float(confidences[i])
+        for i in sorted(keep):
+            box, name, confidence = boxes[i], str(names[i]), float(confidences[i])
             obstacles.append(box)
             if name in self.parameters.classes and box_area(box) >= self.parameters.min_box_area:
                 tracker_id = int(ids[i]) if ids is not None else -1
@@ -511,7 +512,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
                 place.home, place.reference = box, patch_of(box)
                 place.condition, place.reason = Condition.HOLDS, "detection"
             return
-        if place.likeness is None and float(hidden.mean()) >= COVERED_SHARE:
+        if place.likeness is None and covered_share(hidden) >= COVERED_SHARE:
             # All of the place lies under other vehicles' boxes: in dense traffic there is always some box there.
             place.condition, place.reason = Condition.UNKNOWN, "covered"
             return
@@ -551,7 +552,7 @@ class IllegalParking(Scenario[IllegalParkingParameters]):
             else:
                 place.condition, place.reason = Condition.UNKNOWN, "seldom detected"
             return
-        place.covered = float(hidden.mean())
+        place.covered = covered_share(hidden)
         if place.covered >= COVERED_SHARE:
             place.condition, place.reason = Condition.UNKNOWN, "covered"
             return

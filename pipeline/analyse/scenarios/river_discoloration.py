@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
@@ -88,6 +89,7 @@ ROUGHER = 2.5  # a hull, a deck and people make a cell this much rougher than th
 DARKEST = 0.004  # linear light (level 13 of 255): below, an 8-bit colour is mostly noise
 CLIPPED = 0.95
 MONOCHROME = 1.5  # mean difference of the channels in levels: the camera's infrared mode has none
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 INNOVATION = (
     0.05  # log light: one frame cannot pull the normal further than this, times its small weight
 )
@@ -116,8 +118,11 @@ class _Reading:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Comparison:
     delta: Floats  # (n,) delta E
+    latest: Floats  # (n,) delta E of the last frame alone
     threshold: Floats  # (n,) delta E
-    gain: Floats  # (3,) the light's red, green, blue factor since the normal was learnt
+    gain: (
+        Floats  # (3,) logarithm of the light's red, green, blue factor since the normal was learnt
+    )
     water: Floats  # (n, 3) log light with the gain taken out
     normal: _Normal
 
@@ -136,11 +141,18 @@ def _difference(now: Floats, normal: Floats) -> Floats:
     itself is added with a small weight.
     """
     first, second = np.exp(now), np.exp(normal)
-    luminance = np.array([0.2126, 0.7152, 0.0722])
-    half = 0.5 * np.log((first @ luminance) / (second @ luminance))[:, None]
-    chroma = ciede2000(linear_to_lab(first * np.exp(-half)), linear_to_lab(second * np.exp(half)))
-    lightness = linear_to_lab(first)[:, 0] - linear_to_lab(second)[:, 0]
-    return np.hypot(chroma, LIGHTNESS_WEIGHT * lightness)
+    half = 0.5 * np.log((first @ _LUMINANCE) / (second @ _LUMINANCE))[:, None]
+    # In one go: on so few cells it is the calls that cost.
+    together = np.concatenate([first * np.exp(-half), second * np.exp(half), first, second])
+    levelled, level, own, usual = linear_to_lab(together).reshape(4, -1, 3)
+    chroma = ciede2000(levelled, level)
+    return np.hypot(chroma, LIGHTNESS_WEIGHT * (own[:, 0] - usual[:, 0]))
+
+
+def _median(values: Floats) -> Floats:
+    """`np.median` along the first axis, which on small arrays spends most of its time on preparations."""
+    ordered = np.sort(values, axis=0)
+    return np.asarray((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
 
 
 class RiverDiscoloration(Scenario[RiverParameters]):
@@ -262,21 +274,21 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         excess = patch.share / parameters.min_share
         detail: dict[str, Json] = {
             "share": round(patch.share, 4),
-            "delta_e": round(float(np.median(comparison.delta)), 1),
-            "gain": [round(float(value), 3) for value in comparison.gain],
+            "delta_e": round(float(_median(comparison.delta)), 1),
+            "gain": [round(float(value), 3) for value in np.exp(comparison.gain)],
         }
         if patch.cells.any():
             worst = comparison.delta[patch.cells]
-            strength = float(np.median(worst / comparison.threshold[patch.cells]))
+            strength = float(_median(worst / comparison.threshold[patch.cells]))
             excess = min(excess, strength)
             # Where a plume is thickest it shows its own colour, not the water's.
-            core = patch.cells & (comparison.delta >= np.median(worst))
-            now = linear_to_lab(np.exp(np.median(comparison.water[core], axis=0)))
-            usual = linear_to_lab(np.exp(np.median(comparison.normal.water[core], axis=0)))
+            core = patch.cells & (comparison.delta >= _median(worst))
+            now = linear_to_lab(np.exp(_median(comparison.water[core])))
+            usual = linear_to_lab(np.exp(_median(comparison.normal.water[core])))
             name = name_water_colour(now, usual)
             level = np.clip(lab_to_linear(now), 0, 1)
             detail |= {
-                "delta_e": round(float(np.median(worst)), 1),
+                "delta_e": round(float(_median(worst)), 1),
                 "colour": name.id,
                 "colour_zh": name.zh,
                 "colour_en": name.en,
@@ -318,7 +330,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         )
         water, roughness = self._water.colours(wet_levels)
         dry, _ = self._dry.colours(dry_levels)
-        if np.median(dry) < DARKEST and np.median(water) < DARKEST:
+        if _median(dry.ravel()) < DARKEST and _median(water.ravel()) < DARKEST:
             return None, "too_dark"
         if colourful < MONOCHROME:
             return None, "monochrome"
@@ -340,13 +352,13 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         elapsed = t - self._warming[0][0]
         if elapsed >= self.parameters.warm_up and len(self._warming) >= MIN_WARM_UP_SAMPLES:
             readings = [reading for _, reading in self._warming]
-            reference = np.median([reading.reference for reading in readings], axis=0)
-            water = np.array(
-                [reading.water - _log_gain(reading, reference) for reading in readings]
-            )
-            normal = np.median(water, axis=0)
-            noise = np.mean([_difference(sample, normal) for sample in water], axis=0)
-            roughness = np.median([reading.roughness for reading in readings], axis=0)
+            reference = _median(np.array([reading.reference for reading in readings]))
+            water = np.array([reading.water for reading in readings])
+            water -= _log_gains(readings, reference)[:, None]
+            normal = _median(water)
+            apart = _difference(water.reshape(-1, 3), np.tile(normal, (len(water), 1)))
+            noise = apart.reshape(len(water), -1).mean(axis=0)
+            roughness = _median(np.array([reading.roughness for reading in readings]))
             self._normals[self._hour(t)] = _Normal(normal, noise, roughness, reference)
             self._warming.clear()
         remaining = max(0.0, self.parameters.warm_up - elapsed)
@@ -366,24 +378,25 @@ class RiverDiscoloration(Scenario[RiverParameters]):
 
     def _compare(self, t: float) -> _Comparison:
         """Against every plausible normal; the one that explains the picture best counts."""
-        return min(
-            (self._against(normal) for normal in self._plausible(t)),
-            key=lambda c: float(np.mean(np.minimum(c.delta / c.threshold, 3.0))),
-        )
+        found = [self._against(normal) for normal in self._plausible(t)]
+        if len(found) == 1:
+            return found[0]
+        return min(found, key=lambda c: float(np.mean(np.minimum(c.delta / c.threshold, 3.0))))
 
     def _against(self, normal: _Normal) -> _Comparison:
-        gains = [_log_gain(reading, normal.reference) for reading in self._recent]
-        freed = [reading.water - gain for reading, gain in zip(self._recent, gains, strict=True)]
-        water = np.median(freed, axis=0)
-        latest = self._recent[-1]
-        residual = _difference(
-            (latest.reference - gains[-1])[latest.usable], normal.reference[latest.usable]
+        gains = _log_gains(self._recent, normal.reference)
+        freed = np.array([reading.water for reading in self._recent]) - gains[:, None]
+        water, last = _median(freed), self._recent[-1]
+        dry = (last.reference - gains[-1])[last.usable]
+        n = len(water)
+        delta = _difference(
+            np.concatenate([water, freed[-1], dry]),
+            np.concatenate([normal.water, normal.water, normal.reference[last.usable]]),
         )
-        floor = RESIDUAL_FACTOR * float(np.median(residual)) if latest.usable.any() else 0.0
+        residual = delta[2 * n :]
+        floor = RESIDUAL_FACTOR * float(_median(residual)) if len(residual) else 0.0
         threshold = np.maximum(max(self.parameters.min_delta_e, floor), NOISE_FACTOR * normal.noise)
-        return _Comparison(
-            _difference(water, normal.water), threshold, np.exp(gains[-1]), water, normal
-        )
+        return _Comparison(delta[:n], delta[n : 2 * n], threshold, gains[-1], water, normal)
 
     def _largest(self, changed: Bools) -> _Patch:
         picture = np.zeros(ROWS * COLS, np.uint8)
@@ -401,7 +414,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
         self._touched.append((t, cells))
         while t - self._touched[0][0] > WINDOW_S:
             self._touched.popleft()
-        union = np.any([touched for _, touched in self._touched], axis=0)
+        union = np.logical_or.reduce([touched for _, touched in self._touched])
         return float((union & ~self._changed).sum() / union.sum()) if union.any() else 0.0
 
     @staticmethod
@@ -410,7 +423,7 @@ class RiverDiscoloration(Scenario[RiverParameters]):
             return 0.0
         # Two levels are the sensor's own noise; calm water has hardly more.
         ratio = (reading.roughness[cells] + 2.0) / (normal.roughness[cells] + 2.0)
-        return float(np.median(ratio))
+        return float(_median(ratio))
 
     def _learn(self, t: float, reading: _Reading, comparison: _Comparison, pending: bool) -> None:
         elapsed = 0.0 if self._last_t is None else max(0.0, t - self._last_t)
@@ -431,19 +444,24 @@ class RiverDiscoloration(Scenario[RiverParameters]):
                 source.roughness.copy(),
                 source.reference.copy(),
             )
+            compared = True
+        else:
+            compared = self._normals[hour] is comparison.normal
         normal = self._normals[hour]
         weight = 1 - math.exp(-min(elapsed, 10.0) / self.parameters.adapt)
-        gain = _log_gain(reading, normal.reference)
+        gain = comparison.gain if compared else _log_gains([reading], normal.reference)[0]
         water = reading.water - gain
         quiet = ~self._changed
-        deviation = _difference(water[quiet], normal.water[quiet])
+        deviation = (
+            comparison.latest[quiet] if compared else _difference(water[quiet], normal.water[quiet])
+        )
         normal.noise[quiet] += weight * (deviation - normal.noise[quiet])
         normal.roughness += weight * (reading.roughness - normal.roughness)
         # Light and water are learnt together, so that their ratio, the colour, is what stays.
-        step = np.clip(water[quiet] - normal.water[quiet], -INNOVATION, INNOVATION)
+        step = _limited(water[quiet] - normal.water[quiet])
         normal.water[quiet] += weight * step + weight * gain
         shift = reading.reference - gain - normal.reference
-        shift = np.where(reading.usable[:, None], np.clip(shift, -INNOVATION, INNOVATION), 0.0)
+        shift = np.where(reading.usable[:, None], _limited(shift), 0.0)
         normal.reference += weight * shift + weight * gain
 
     def _box(self, cells: Bools) -> RelativeBox:
@@ -536,12 +554,26 @@ def _water_mask(scene: Scene) -> Bools:
     return np.asarray(detections.mask[sure].any(axis=0), bool)
 
 
-def _log_gain(reading: _Reading, reference: Floats) -> Floats:
-    """(3,) logarithm of the light's change: the median over the dry tiles, so that a few shaded ones are idle."""
-    if not reading.usable.any():
-        return np.zeros(3)
-    ratio = reading.reference[reading.usable] - reference[reading.usable]
-    return np.asarray(np.median(ratio, axis=0))
+def _log_gains(readings: Sequence[_Reading], reference: Floats) -> Floats:
+    """Logarithm of the light's change in each reading, (k, 3).
+
+    The median over the usable dry tiles, so that a few shaded ones are idle; 0 where none is usable.
+    """
+    usable = np.array([reading.usable for reading in readings])  # (k, m)
+    if not usable.any():
+        return np.zeros((len(readings), 3))
+    ratio = np.array([reading.reference for reading in readings]) - reference  # (k, m, 3)
+    ratio[~usable] = np.inf  # sorts behind the usable ones
+    ratio.sort(axis=1)
+    count, rows = usable.sum(axis=1), np.arange(len(readings))
+    gains = (ratio[rows, (count - 1) // 2] + ratio[rows, count // 2]) / 2
+    gains[count == 0] = 0.0
+    return np.asarray(gains)
+
+
+def _limited(change: Floats) -> Floats:
+    """A change of which one frame is believed no more than `INNOVATION`."""
+    return np.minimum(np.maximum(change, -INNOVATION), INNOVATION)
 
 
 def _pack(values: Floats) -> str:
