@@ -22,7 +22,7 @@ from alerts.connection import BrokerSettings
 from console.app import create_app
 from console.database import Database
 from console.mirror import Mirror
-from console.settings import ConsoleSettings, Language, grid_names
+from console.settings import ConsoleSettings
 from console.users import Role, UserStore
 from gridwatch.cli_options import WithParentOption
 from gridwatch.config import load_config
@@ -228,15 +228,10 @@ def _settings(
     loaded = load_config(config) if config is not None else None
     if loaded is None and site is None:
         raise ConfigError("console: expected --config cameras.yaml, or --site with --broker")
-    language: Language = "zh"
-    title = ""
     connection = BrokerSettings()
-    zone = ZoneInfo(os.environ.get("TZ") or "Asia/Shanghai")
     if loaded is not None:
         # The host's own client id would throw the host out.
         connection = loaded.broker.model_copy(update={"client_id": None})
-        zone, language = loaded.timezone, loaded.site.language
-        title = loaded.site.name or loaded.site.id
         if broker_user is not None:  # the page's own account, not the host's
             password = os.environ.get("GRIDWATCH_PASSWORD", "")
             own = {"username": broker_user, "password": SecretStr(password)}
@@ -247,19 +242,16 @@ def _settings(
     base = folder or Path(platformdirs.user_state_dir("gridwatch", appauthor=False)) / (
         f"console-{'all' if name == '+' else name}"
     )
-    return ConsoleSettings(
+    settings = ConsoleSettings(
         name,
         base,
         broker=connection,
         database=database,
-        timezone=zone,
-        language=language,
-        title=title,
+        timezone=ZoneInfo(os.environ.get("TZ") or "Asia/Shanghai"),
         config_file=config,
-        config=loaded,
-        grid_names=grid_names(loaded.dispatch.grids) if loaded else {},
         secure=True if https else None,
     )
+    return settings.showing(loaded) if loaded is not None else settings
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -66,7 +66,7 @@ class Console:
 
     def reload(self, config: Config) -> None:
         """Show what another content of cameras.yaml says, and tell the pages."""
-        self.settings = self.settings.reloaded(config)
+        self.settings = self.settings.showing(config)
         if self.mirror is not None:
             self.mirror.reload(self.settings)
         self.hub.publish("config")

@@ -54,8 +54,8 @@ class ConsoleSettings:
         """The SQLAlchemy URL in force."""
         return self.database or f"sqlite:///{self.folder / 'console.sqlite'}"
 
-    def reloaded(self, config: Config) -> ConsoleSettings:
-        """The same console showing another content of its cameras.yaml; site, broker and database stay."""
+    def showing(self, config: Config) -> ConsoleSettings:
+        """The same console with this content of its cameras.yaml to show; site, broker and database stay."""
         return replace(
             self,
             config=config,

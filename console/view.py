@@ -251,11 +251,15 @@ def _details(ticket: Ticket, word: _Word, language: Language) -> Iterator[tuple[
         if name == "since_s" or (suffix in ("zh", "en") and base in said):
             continue  # said elsewhere, or the words of an identifier, which stand in its place
         value = said.get(f"{name}_{language}", found)
-        key = f"detail.{name}"
-        label = word(key)
         shown = _value(value, word)
         if shown:
-            yield (name.replace("_", " ") if label == key else label), shown
+            yield _label(name, word), shown
+
+
+def _label(name: str, word: _Word) -> str:
+    key = f"detail.{name}"
+    label = word(key)
+    return name.replace("_", " ") if label == key else label
 
 
 def _value(value: Any, word: _Word) -> str:  # noqa: ANN401 - JSON
@@ -268,7 +272,9 @@ def _value(value: Any, word: _Word) -> str:  # noqa: ANN401 - JSON
         said = word(key)
         return value.replace("_", " ") if said == key else said
     if isinstance(value, dict):
-        return "  ".join(f"{name} {_value(one, word)}" for name, one in value.items())
+        return " · ".join(
+            f"{_label(name, word)} {_value(one, word)}" for name, one in value.items()
+        )
     if isinstance(value, list | tuple):
         return ", ".join(_value(one, word) for one in value)
     return str(value)
@@ -321,7 +327,7 @@ def _acts(disposal: Disposed) -> Iterator[tuple[Action, Act]]:
 
 def _of_act(action: Action, act: Act, disposal: Disposed, word: _Word) -> HistoryEntry:
     outcome = disposal.outcome if action is Action.DISPOSE else None
-    what = _what(action.value, act.to, outcome.value if outcome else None, word)
+    what = _what(action.value, act.by, act.to, outcome.value if outcome else None, word)
     return HistoryEntry(seconds(act.time), what, act.by, act.source, act.note, by_person=True)
 
 
@@ -334,13 +340,15 @@ def _told(event: EventRow, acts: list[tuple[Action, Act]], word: _Word) -> Histo
         if by_person and action.value == event.kind and same:
             who, source, note, to = act.by, act.source, act.note, act.to
     outcome = event.document.get("outcome") if event.kind == Action.DISPOSE else None
-    what = _what(event.kind, str(to) if to else None, str(outcome) if outcome else None, word)
+    what = _what(event.kind, who, str(to) if to else None, str(outcome) if outcome else None, word)
     return HistoryEntry(event.t, what, who if by_person else "", source, note, by_person=by_person)
 
 
-def _what(kind: str, to: str | None, outcome: str | None, word: _Word) -> str:
+def _what(kind: str, who: str, to: str | None, outcome: str | None, word: _Word) -> str:
     if outcome:
         return word("history.dispose_as", outcome=word(f"outcome.{outcome}"))
+    if kind == Action.DISPATCH and to == who:
+        return word("history.goes")
     if to and kind in (Action.DISPATCH, Action.REASSIGN):
         return word(f"history.{kind}_to", to=to)
     key = f"history.{kind}"

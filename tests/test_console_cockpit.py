@@ -123,5 +123,9 @@ def test_the_page_shows_charts_and_the_same_figures_as_tables(
             until(page, "Chart.getChart('c-bins') !== undefined")
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= size[0], "nothing hangs over the edge"
+            if size[0] == 1920:
+                assert page.evaluate("document.documentElement.scrollHeight") <= size[1]
+                cut = "[...document.querySelectorAll('#cockpit .panel')].filter(p => p.scrollHeight > p.clientHeight + 1).length"
+                assert page.evaluate(cut) == 0, "nobody scrolls a wall"
             picture(page, name, whole=size[0] == 390)
         assert faults == []

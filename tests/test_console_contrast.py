@@ -61,7 +61,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A console with a month behind it, cameras in every health, and tickets in every state."""
     folder = tmp_path_factory.mktemp("console")
     config = load_config(shipped_configuration())
-    own = ConsoleSettings("demo", folder, title="示范社区", config_file=shipped_configuration(), config=config)  # fmt: skip
+    own = ConsoleSettings("demo", folder, config_file=shipped_configuration()).showing(config)
     database = Database(own.database_url)
     now = time.time()
     add_year(database, now, days=30)

@@ -43,9 +43,7 @@ def served_console(folder: Path, broker_port: int) -> Iterator[tuple[str, Databa
         config.site.id,
         folder / "console",
         broker=BrokerSettings(host="127.0.0.1", port=broker_port),
-        title=config.site.name,
-        config=config,
-    )
+    ).showing(config)
     database = Database(settings.database_url)
     mirror = Mirror(settings, database)
     app = console_app(settings, database, mirror)
@@ -135,7 +133,9 @@ def test_the_demo_in_a_browser(site: tuple[str, Database, list[str]], tmp_path: 
             until(page, f"document.getElementById('t-{ticket}') === null")
             until(page, "document.querySelector('#pane .ticket').dataset.state === 'disposed'")
             until(page, "document.querySelector('#pane .photos img')?.naturalWidth > 100", 30)
-            assert "车棚起火" in page.locator("#pane .history").inner_text()
+            history = page.locator("#pane .history").inner_text()
+            assert "车棚起火" in history
+            assert "前往现场" in history
             whole = log_in(browser, address, "operator", size=(1280, 800))
             whole.goto(f"{address}/tickets/{ticket}")
             until(whole, "[...document.images].every(i => i.naturalWidth > 100)")

@@ -28,7 +28,7 @@
     const whole = { beginAtZero: true, ticks: { precision: 0 } };
 
     stacked("c-bins", data.bins, { x: { stacked: true, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } }, y: { stacked: true, ...whole } }, "x", legend);
-    stacked("c-ages", data.ages, { y: { stacked: true, grid: { display: false } }, x: { stacked: true, ...whole } }, "y", legend);
+    stacked("c-ages", data.ages, { y: { stacked: true, grid: { display: false }, ticks: { autoSkip: false } }, x: { stacked: true, ...whole } }, "y", legend);
 
     const w = data.weekly, accent = token("--accent");
     const shown = [...w.lower, w.target].filter((v) => v !== null);
