@@ -246,8 +246,8 @@ def _kind(pairs: Sequence[tuple[Document, Document]]) -> KindComparison:
 
 
 def _right(clip: Document, scenarios: Sequence[str]) -> bool:
-    """Whether every event was found and no alarm is false."""
-    return all(
+    """Whether every event was found, no alarm is false and the clip has no problem."""
+    return not clip["problems"] and all(
         item["outcome"] in ("found", "true")
         for item in (*clip["events"], *clip["alarms"])
         if item["scenario"] in scenarios

@@ -257,7 +257,7 @@ def _measure(outcomes: Sequence[ClipOutcome], workers: Workers) -> None:
             outcome.problems.append(_named(outcome, report.reason))
         elif isinstance(report, Measure):
             outcome.measured = report
-            if report.note:
+            if report.note and not report.lying_rate:  # which is a problem, see `_judge`
                 outcome.notes.append(report.note)
             outcome.problems.extend(_beyond(outcome, report.duration_s))
 
@@ -368,6 +368,7 @@ def _scored(outcomes: Sequence[ClipOutcome]) -> Iterable[ScoredClip]:
                 [alarm.t_s for alarm in alarms],
                 [(e.start_s, e.end_s) for e in outcome.events if e.scenario == scenario],
                 [alarm.confidence for alarm in alarms],
+                doubtful=bool(outcome.problems),
             )
         # Clips that bring their settings along have no camera of the site: their place stands for it.
         name = label.group if camera.id == OWN_CAMERA else camera.id

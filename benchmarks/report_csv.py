@@ -99,7 +99,11 @@ def _clip(clip: Document) -> dict[str, object]:
         "duration_s": clip["duration_s"],
         "rate_hz": clip["rate_hz"],
         "scored": ";".join(clip["scored"]),
-        "right": "" if not clip["scored"] else "y" if missed == false == 0 else "n",
+        "right": ""
+        if not clip["scored"]
+        else "y"
+        if missed == false == 0 and not clip["problems"]
+        else "n",
         "events": len(clip["events"]),
         "found": len(clip["events"]) - missed,
         "missed": missed,

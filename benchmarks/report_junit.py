@@ -78,6 +78,8 @@ def _case(clip: Document, scenario: str) -> ET.Element:
     ]
     if faults:
         _blame(case, "failure", f"{len(faults)} wrong", "\n".join(faults))
+    elif clip["problems"]:  # nothing wrong was found, yet nobody can say that it is right
+        _blame(case, "error", "could not be scored in full", "\n".join(clip["problems"]))
     return case
 
 

@@ -119,6 +119,7 @@ class ClipResult:
         alarms_s: Times of its alarms.
         events_s: Start and end of its events.
         confidences: Of its alarms, in the same order; only curves need them.
+        doubtful: Whether the clip has problems: it counts, but never as right.
     """
 
     group: str
@@ -126,6 +127,7 @@ class ClipResult:
     alarms_s: Sequence[float]
     events_s: Sequence[tuple[float, float]]
     confidences: Sequence[float] = ()
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Tally:
         groups: True alarms and all alarms by group of clips.
         hours: Of camera time.
         clips: That were judged.
-        clips_right: Those with every event found and no false alarm.
+        clips_right: Those with every event found, no false alarm and no problem.
     """
 
     true: int = 0
@@ -190,7 +192,7 @@ def tally(results: Iterable[ClipResult], window_s: float) -> Tally:
                 delays,
                 {result.group: (true, len(matched))},
                 1,
-                int(true == len(matched) == len(result.events_s)),
+                int(true == len(matched) == len(result.events_s) and not result.doubtful),
             )
         )
     return total
@@ -236,7 +238,7 @@ class Score:
         projected_accuracy: At the stated rate of events: recall x rate / (recall x rate + false alarms per hour).
         projected_accuracy_low: The same with the upper limit of the false alarms.
         clips: Clips that were judged.
-        clips_right: Clips with every event found and no false alarm.
+        clips_right: Clips with every event found, no false alarm and no problem.
         clip_accuracy: The one over the other.
         clip_accuracy_lower: Its one-sided 95 % Clopper-Pearson bound.
     """

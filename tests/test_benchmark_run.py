@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from benchmarks.command import passes
 from benchmarks.evaluation import Options, evaluate
 from benchmarks.labels import find_clips
+from benchmarks.report_json import document as as_document
+from benchmarks.report_junit import junit
 from benchmarks.runner import ClipRun, Measure, analyse, measure
 from benchmarks.score import VerdictValue
 from benchmarks.settings import CameraTable
@@ -198,8 +201,15 @@ def test_a_lying_rate_is_noted_and_the_stamps_are_used(tmp_path: Path) -> None:
     assert "its stamps say 5" in measured.note
     evaluation = evaluate([path], settings, options())
     assert "its stamps say 5" in evaluation.clips[0].problems[0]
+    assert not evaluation.clips[0].notes  # it is said once
     assert evaluation.clips[0].scored  # by its stamps; but whose were the label's?
     assert not passes(evaluation, "met")
+    assert evaluation.headline is not None
+    overall = evaluation.headline[1].overall
+    assert (overall.false, overall.clips, overall.clips_right) == (0, 1, 0)
+    case = ET.fromstring(junit(as_document(evaluation, 1.0))).find(".//*[@name='a.avi']")  # noqa: S314 - our own
+    assert case is not None
+    assert case.find("error") is not None
 
 
 def test_a_clip_that_breaks_off_is_a_fault(clips: Path) -> None:
