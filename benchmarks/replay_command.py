@@ -91,14 +91,18 @@ def run_replay(
         fitted = None if fold_of is None else cross_fit(grid, fold_of, options)
         wall_s = time.monotonic() - started_s
         print_grid(grid, options, console)
-        if fitted is None:
+        if fitted is not None:
+            print_cross_fit(fitted, options, console)
+        elif grid.nearest is not None:
             console.print(
                 "Chosen on these very clips, so it looks better than it is: --folds 2 scores it on others.",
                 style="dim",
             )
-        else:
-            print_cross_fit(fitted, options, console)
-        times = len(grid.cells)
+        times, speed = len(grid.cells), len(grid.cells) * run.video_s / max(wall_s, 1e-9)
+        console.print(
+            f"{times} replays of {run.video_s / 60:.1f} min in {wall_s:.2f} s ({speed:,.0f} × real time)",
+            style="dim",
+        )
         _write(json_file, grid_document(grid, options, fitted))
         if chart is not None:
             _write_text(chart, sweep_chart(grid, options.target))
@@ -107,13 +111,7 @@ def run_replay(
         wall_s = time.monotonic() - started_s
         print_report(evaluation, wall_s, console)
         _print_denser(denser_s, run.video_s, console)
-        times = 1
         _write(json_file, _document(evaluation, wall_s, fixed))
-    speed = times * run.video_s / wall_s if wall_s > 0 else 0.0
-    console.print(
-        f"{times} replays of {run.video_s / 60:.1f} min in {wall_s:.2f} s ({speed:,.0f} × real time)",
-        style="dim",
-    )
     return 0
 
 

@@ -16,6 +16,7 @@ from benchmarks.figures import KindScores
 from benchmarks.labels import Kind
 from benchmarks.score import Score, VerdictValue
 from benchmarks.texts import Language, say
+from benchmarks.work import default_folder
 
 __all__ = ["print_comparison", "print_report"]
 
@@ -62,6 +63,8 @@ class _Writer:
         self._problems(evaluation)
         for kind, scores in evaluation.kinds.items():
             self._kind(kind, scores, evaluation)
+        if evaluation.kinds:
+            self._line(self._say("t_legend"), "dim")
         self._clips(evaluation)
         run = self._say(
             "t_run",
@@ -71,6 +74,12 @@ class _Writer:
             workers=evaluation.options.workers,
         )
         self._line(f"\n{run}", "dim")
+        if evaluation.kept:
+            self._line(self._say("t_kept", kept=evaluation.kept), "dim")
+        if (work := evaluation.options.work) is not None:
+            where = "" if work == default_folder() else f" {work}"
+            command = f"gridwatch benchmark replay{where} --help"
+            self._line(self._say("t_replay", command=command), "dim")
 
     def _verdict(self, evaluation: Evaluation) -> None:
         target = f"{evaluation.options.target:.1%}"
