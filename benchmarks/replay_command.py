@@ -85,8 +85,7 @@ def run_replay(
     if axes:
         fold_of = None
         if folds is not None:
-            swept = {setting.scenario for values in axes.values() for setting in values}
-            fold_of = split(swept_clips(run, swept, fixed, options), folds)
+            fold_of = split(swept_clips(run, axes, options, fixed), folds)
         grid = sweep(run, axes, options, fixed, fold_of)
         fitted = None if fold_of is None else cross_fit(grid, fold_of, options)
         wall_s = time.monotonic() - started_s

@@ -31,7 +31,17 @@ from gridwatch.config import CameraSettings, Config
 from gridwatch.detection_log import read_log
 from pipeline.exceptions import ConfigError
 
-__all__ = ["Cell", "Grid", "KeptRun", "best_of", "nearest_of", "parse_axis", "sweep", "swept_clips"]
+__all__ = [
+    "Cell",
+    "Grid",
+    "KeptRun",
+    "best_of",
+    "nearest_of",
+    "parse_axis",
+    "sweep",
+    "swept_clips",
+    "swept_scenarios",
+]
 
 MAX_CELLS = 2000  # a mistyped grid should say so, not run for hours
 
@@ -246,11 +256,31 @@ def parse_axis(text: str) -> tuple[str, list[Setting]]:
     return key, [parse_setting(key, word) for word in words]
 
 
+def swept_scenarios(run: KeptRun, axes: Mapping[str, Sequence[Setting]]) -> tuple[str, ...]:
+    """Whose parameters are swept, sorted.
+
+    Raises:
+        ConfigError: if one of them did not run.
+    """
+    scenarios = {setting.scenario for values in axes.values() for setting in values}
+    if absent := sorted(scenarios - run.scenarios):
+        ran = ", ".join(sorted(run.scenarios))
+        raise ConfigError(f"--sweep: {', '.join(absent)} did not run, expected one of {ran}")
+    return tuple(sorted(scenarios))
+
+
 def swept_clips(
-    run: KeptRun, scenarios: Collection[str], settings: Sequence[Setting], options: Options
+    run: KeptRun,
+    axes: Mapping[str, Sequence[Setting]],
+    options: Options,
+    fixed: Sequence[Setting] = (),
 ) -> list[ScoredClip]:
-    """The clips that a sweep of `scenarios` is judged by, of one kind, with these scenarios' results alone."""
-    return _swept(run.outcomes(settings)[0], scenarios, options)[1]
+    """The clips that a sweep is judged by: of one kind, with the swept scenarios' results alone.
+
+    Raises:
+        ConfigError: as `sweep`.
+    """
+    return _swept(run.outcomes(fixed)[0], swept_scenarios(run, axes), options)[1]
 
 
 def _swept(
@@ -279,10 +309,7 @@ def sweep(
     Raises:
         ConfigError: if a value does not fit, a scenario did not run, or the grid is too large.
     """
-    scenarios = tuple(sorted({setting.scenario for values in axes.values() for setting in values}))
-    if absent := sorted({*scenarios} - run.scenarios):
-        ran = ", ".join(sorted(run.scenarios))
-        raise ConfigError(f"--sweep: {', '.join(absent)} did not run, expected one of {ran}")
+    scenarios = swept_scenarios(run, axes)
     combinations = list(itertools.product(*axes.values()))
     if len(combinations) > MAX_CELLS:
         raise ConfigError(

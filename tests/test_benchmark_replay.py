@@ -459,6 +459,8 @@ def test_folds_score_a_setting_on_clips_that_it_was_not_chosen_on(
     assert "--folds 2 scores it on others" in command(work, *swept)
     with pytest.raises(ConfigError, match=r"--folds 3: found 2 groups of scored clips"):
         command(work, *swept, "--folds", "3")
+    with pytest.raises(ConfigError, match=r"fire did not run"):
+        command(work, "--sweep", "fire.raise_after=2s", "--folds", "2")
     with pytest.raises(ConfigError, match=r"--folds 2: there is nothing to choose"):
         command(work, "--folds", "2")
 
