@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -158,7 +159,8 @@ def _refused(request: Request, error: Exception) -> Response:
         "error.html",
         status_code=error.status_code,
         code=error.status_code,
-        detail=error.detail,
+        # The standard phrase is English, and says no more than the page does in the reader's language.
+        detail="" if error.detail == HTTPStatus(error.status_code).phrase else error.detail,
     )
     answer.headers.update(error.headers or {})
     return answer

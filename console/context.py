@@ -22,7 +22,7 @@ from console.mirror import Mirror
 from console.queries import Counts, TicketReader, TicketRow
 from console.settings import ConsoleSettings, Language
 from console.users import Role, User, UserStore
-from console.view import span
+from console.view import age, span
 from console.words import LANGUAGES, negotiate, say
 from gridwatch.config import Config
 
@@ -166,7 +166,7 @@ def _environment(console: Console) -> jinja2.Environment:
         day_clock=lambda value: f"{day(value)}{local(value):%H:%M:%S}",
         moment=lambda value: f"{local(value):%Y-%m-%d %H:%M:%S}",
         iso=lambda value: local(value).isoformat(timespec="milliseconds"),
-        ago=lambda value: span(max(0.0, console.clock() - local(value).timestamp())),
+        ago=lambda value: age(max(0.0, console.clock() - local(value).timestamp())),
         span=span,
         json=lambda value: Markup(  # noqa: S704 - escaped here, for a data block that is never executed
             json.dumps(value, ensure_ascii=False)

@@ -13,7 +13,7 @@ from console.queries import CommandRow, EventRow, TicketDetail
 from console.settings import ConsoleSettings, Language
 from console.words import say
 
-__all__ = ["TicketView", "answer_in_words", "span", "ticket_view"]
+__all__ = ["TicketView", "age", "answer_in_words", "span", "ticket_view"]
 
 NOTICE_S = 90.0  # how long the answer to one's own command stays on the ticket
 CHART_WIDTH = 600
@@ -102,6 +102,11 @@ class TicketView:
     grid_path: list[GridStep]
     pending: bool
     notices: list[Notice] = field(default_factory=list)
+
+
+def age(value: float) -> str:
+    """How long ago something was, in whole seconds: nobody counts tenths."""
+    return f"{value:.0f} s" if value < 10 else span(value)
 
 
 def span(value: float) -> str:

@@ -43,6 +43,8 @@ class Card:
         health: Key of the word, such as ``running``, ``frozen``, ``warming_up``.
         level: How bad that is.
         reason: In the host's words; may be empty.
+        last_frame_t: Of its last frame when the status was sent, which is once a minute.
+        is_live: Whether frames arrived then and its host has said nothing else since.
         picture: Address of its newest picture; empty if there is none.
         picture_t: When that was taken.
         ticket: Its newest ticket.
@@ -61,6 +63,7 @@ class Card:
     granted_hz: float | None
     wanted_hz: float | None
     last_frame_t: float | None
+    is_live: bool
     picture: str
     picture_t: float | None
     ticket: TicketRow | None
@@ -195,6 +198,7 @@ def _cards(request: Request, user: User, grid: str, sort: str) -> list[Card]:
                 granted_hz=document.get("rate_hz"),
                 wanted_hz=document.get("rate_wanted_hz"),
                 last_frame_t=document.get("last_frame_t"),
+                is_live=level in ("ok", "minor") and document.get("state") == "running",
                 picture=picture,
                 picture_t=picture_t,
                 ticket=ticket,

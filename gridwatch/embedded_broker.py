@@ -65,6 +65,10 @@ class EmbeddedBroker:
         from amqtt.broker import Broker
 
         asyncio.set_event_loop(self._loop)
+        # amqtt trips over clients that go away while it refuses them, as those do that try MQTT 5 first.
+        self._loop.set_exception_handler(
+            lambda _loop, context: logging.getLogger("amqtt").debug(context["message"])
+        )
         settings = {
             "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self.port}"}},
             "plugins": {

@@ -89,6 +89,8 @@ def test_the_wall_in_chromium_shows_every_camera_and_follows_a_status(
         assert page.locator(".wall-card").count() == 9
         assert page.locator("#cam-demo-river-1 .wall-health").inner_text() == "预热中"
         assert page.locator("#cam-demo-elevator-11.critical").count() == 1
+        assert "持续更新" in page.locator("#cam-demo-gate-east").inner_text()
+        assert "持续更新" not in page.locator("#cam-demo-elevator-11").inner_text()
         until(page, "[...document.images].some(i => i.naturalWidth > 0)")
         picture(page, "console-wall", whole=True)
         page.wait_for_selector("#link-state.up")

@@ -116,6 +116,7 @@ def test_the_demo_raises_one_ticket_per_event_offline(config: Config, tmp_path: 
     (folder,) = tmp_path.glob("gridwatch-demo-*")
     log = (folder / "gridwatch.log").read_text(encoding="utf-8")
     assert "NOT OFFLINE" not in log + done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
     entries = [json.loads(line) for line in log.splitlines()]
     # On a machine that is busy with other tests the governor may speak; nothing else may.
     unwell = [e for e in entries if e["level"] != "info" and "analysis rates" not in e["event"]]
