@@ -55,7 +55,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "false_alarm": ("误报", "false alarm"),
     "grid": ("网格", "grid"),
     "held": ("成立", "held"),
-    "holding": ("持续中", "still so"),
+    "holding": ("持续中", "ongoing"),
     "backing_off": ("重连等待", "waiting to reconnect"),
     "connecting": ("连接中", "connecting"),
     "ended": ("已结束", "ended"),
