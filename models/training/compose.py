@@ -1,10 +1,10 @@
 """Augmented copies of scarce cabin pictures: other things in the cabin, other walls, other optics, other light.
 
 The training cabin shows e-bikes nearly always, so a detector may learn the cabin instead of the e-bike. Most copies
-are therefore composed anew: on the empty cabin (the per-pixel median of a fixed camera) or on a rendered cabin of
-another build, with e-bikes as positives and pedal bicycles, wheelchairs and people as negatives for the e-bike. Both
-kinds come from cabins, renders and streets, and are cut and pasted alike, so that neither traces of pasting nor the
-place in the cabin tell anything. Boxes follow the picture's geometry.
+are therefore composed anew: on the empty cabin (the per-pixel median of a fixed camera, labelled things left out) or
+on a rendered cabin of another build, with e-bikes as positives and pedal bicycles, wheelchairs and people as negatives
+for the e-bike. Both kinds come from cabins, renders and streets, and are cut and pasted alike, so that neither traces
+of pasting nor the place in the cabin tell anything. Boxes follow the picture's geometry.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ PERSON, BICYCLE, EBIKE, WHEELCHAIR = 0, 1, 2, 6  # ids of the vehicles model
 MIN_CUT_PX = 60  # smaller cut-outs look like a stain when they are pasted larger
 MIN_RENDER_CUT_PX = 40  # of a rendered thing, whose outline is exact
 WORK_PX = 640  # width in which copies are made: twice the training size
+SHADOW_MARGIN = 0.06  # of a box's sides: contact shadows and loose boxes
 MIN_DIFFERENCE = 22  # grey levels from the empty cabin: above sensor noise and JPEG blocks
 ORIGINAL_SHARE = 0.25  # of the copies: the picture itself under other optics and light
 EBIKE_SHARE = 0.5  # of the composed copies: as many cabins with an e-bike as without
@@ -115,7 +116,7 @@ def cabin_composer(items: Sequence[Item]) -> Composer | None:
     cabin = [item for item in items if item.compose]
     if not cabin:
         return None
-    empty = _median([item.picture for item in cabin])
+    empty = _emptied(cabin)
     pool: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: [], WHEELCHAIR: []}
     for item in items:
         if item.split != "train" or (item.backdrop and item.parts is None):
@@ -247,11 +248,29 @@ def _ellipse(shape: tuple[int, ...]) -> Alpha:
     return np.asarray(soft, np.float32)
 
 
-def _median(pictures: Sequence[Path]) -> Image:
-    first = _read(pictures[0])
-    size = (first.shape[1], first.shape[0])
-    stack = np.stack([cv2.resize(_read(path), size) for path in pictures])
-    return np.asarray(np.median(stack, axis=0), np.uint8)
+def _emptied(items: Sequence[Item]) -> Image:
+    """The empty scene of a fixed camera: per pixel the median of the pictures in which no labelled thing lies there."""
+    first = _read(items[0].picture)
+    height, width = first.shape[:2]
+    stack = np.stack([cv2.resize(_read(item.picture), (width, height)) for item in items])
+    taken = np.zeros(stack.shape[:3], np.bool_)
+    for mask, item in zip(taken, items, strict=True):
+        for box in item.boxes:
+            rows = slice(*_span(box.cy, box.height, height))
+            mask[rows, slice(*_span(box.cx, box.width, width))] = True
+    taken &= ~taken.all(axis=0)  # where something lies in every picture, all have to do
+    empty = np.empty_like(first)
+    for row in range(height):  # whole, the masked copy would take gigabytes
+        values = np.where(taken[:, row, :, None], np.nan, stack[:, row].astype(np.float32))
+        empty[row] = np.nanmedian(values, axis=0)
+    return empty
+
+
+def _span(centre: float, length: float, size: int) -> tuple[int, int]:
+    """First pixel and the one behind the last of a relative extent, with a margin for its shadow."""
+    margin = SHADOW_MARGIN * length
+    low, high = centre - length / 2 - margin, centre + length / 2 + margin
+    return max(0, int(low * size)), min(size, int(np.ceil(high * size)))
 
 
 def _narrow(image: Image) -> Image:
