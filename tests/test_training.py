@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.training.assemble import add_pseudo, assemble, read_items, read_splits, without_leaks
-from models.training.compose import Composer, CutOut, cut_out, foreground, warp
+from models.training.compose import Composer, CutOut, cabin_composer, cut_out, foreground, warp
 from models.training.evaluate import (
     Picture,
     average_precision,
@@ -247,7 +247,7 @@ def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
     item = Item(pictures[0], "web", "g", "train", (box,), frozenset())
     (cut,) = cut_out(item, (2,))
     harmless = replace(cut, class_id=1)
-    composer = Composer(cut.image, {2: [cut], 1: [harmless]})
+    composer = Composer([cut.image], {2: [cut], 1: [harmless]})
     outs = [tmp_path / f"{k}.jpg" for k in range(3)]
     labels = [
         composer(pictures[0], [box], seed, out) for seed, out in zip((5, 5, 6), outs, strict=True)
@@ -280,12 +280,35 @@ def test_a_rendered_thing_is_cut_along_its_outline(tmp_path: Path) -> None:
     assert cut.alpha[:3, :3].max() == pytest.approx(0.0)  # a circle leaves the corners out
 
 
+def test_a_cabin_is_emptied_of_its_labelled_things(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    wall = rng.integers(60, 120, (180, 320, 3), dtype=np.uint8)
+    items = []
+    for number in range(
+        5
+    ):  # it stands left of the middle in most pictures: a plain median would keep it
+        image = wall.copy()
+        x = 200 if number == 4 else 60
+        image[60:150, x : x + 80] = 255
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), image)
+        box = Box(2, (x + 40) / 320, 105 / 180, 80 / 320, 90 / 180)
+        items.append(Item(path, "cabin", "cabin/a", "train", (box,), frozenset(), compose=1))
+    harmless = Item(
+        items[0].picture, "cabin", "cabin/a", "train", (Box(1, 0.4, 0.5, 0.4, 0.7),), frozenset()
+    )
+    composer = cabin_composer([*items, harmless])
+    assert composer is not None
+    (empty,) = composer.empties
+    assert np.abs(empty.astype(int) - wall.astype(int)).max() == 0
+
+
 def test_what_is_pasted_without_an_ebike_is_a_bicycle_most_often(tmp_path: Path) -> None:
     write_set(tmp_path / "cabin", [(row(), "")])
     (picture,) = (tmp_path / "cabin" / "images").iterdir()
     thing = CutOut(np.full((80, 80, 3), 200, np.uint8), np.ones((80, 80), np.float32), 2)
     pool = {key: [replace(thing, class_id=key)] for key in (0, 1, 2, 6)}
-    composer = Composer(np.zeros((360, 640, 3), np.uint8), pool)
+    composer = Composer([np.zeros((360, 640, 3), np.uint8)], pool)
     labels = [
         {box.class_id for box in composer(picture, [], seed, tmp_path / "out.jpg")}
         for seed in range(120)
@@ -299,7 +322,7 @@ def test_what_is_pasted_without_an_ebike_is_a_bicycle_most_often(tmp_path: Path)
 def test_a_composer_needs_ebikes_and_harmless_things() -> None:
     thing = CutOut(np.zeros((80, 80, 3), np.uint8), np.ones((80, 80), np.float32), 2)
     with pytest.raises(ValueError, match="found 1 e-bikes, 0 other kinds"):
-        Composer(thing.image, {2: [thing]})
+        Composer([thing.image], {2: [thing]})
 
 
 def test_foreground_is_what_differs_from_the_empty_scene() -> None:

@@ -116,26 +116,30 @@ def cabin_composer(items: Sequence[Item]) -> Composer | None:
     cabin = [item for item in items if item.compose]
     if not cabin:
         return None
-    empty = _emptied(cabin)
+    groups = dict.fromkeys(item.group for item in cabin)  # a group is one fixed camera
+    empties = {group: _emptied([i for i in cabin if i.group == group]) for group in groups}
     pool: dict[int, list[CutOut]] = {PERSON: [], BICYCLE: [], EBIKE: [], WHEELCHAIR: []}
     for item in items:
         if item.split != "train" or (item.backdrop and item.parts is None):
             continue
-        for cut in cut_out(item, tuple(pool), empty if item.compose else None):
+        for cut in cut_out(item, tuple(pool), empties[item.group] if item.compose else None):
             pool[cut.class_id].append(cut)
     backdrops = [
         item
         for item in items
         if item.backdrop and item.split == "train" and all(b.class_id != EBIKE for b in item.boxes)
     ]
-    return Composer(empty, pool, backdrops)
+    return Composer(list(empties.values()), pool, backdrops)
 
 
 class Composer:
     """Makes copies of cabin pictures; the same seed makes the same copy.
 
+    Attributes:
+        empties: the empty cabins.
+
     Args:
-        empty: the empty cabin.
+        empties: the empty cabins.
         pool: what may be pasted, by class id; `EBIKE` and at least one other class.
         backdrops: pictures of other cabins without an e-bike; their boxes are kept.
 
@@ -144,9 +148,12 @@ class Composer:
     """
 
     def __init__(
-        self, empty: Image, pool: dict[int, list[CutOut]], backdrops: Sequence[Item] = ()
+        self,
+        empties: Sequence[Image],
+        pool: dict[int, list[CutOut]],
+        backdrops: Sequence[Item] = (),
     ) -> None:
-        self._empty = empty
+        self.empties = list(empties)
         self._ebikes = pool.get(EBIKE, [])
         self._persons = pool.get(PERSON, [])
         self._harmless = {key: pool[key] for key in HARMLESS_SHARES if pool.get(key)}
@@ -181,7 +188,7 @@ class Composer:
             backdrop = self._backdrops[int(rng.integers(len(self._backdrops)))]
             image, labels = _narrow(_read(backdrop.picture)), list(backdrop.boxes)
         else:
-            image = _narrow(self._empty)
+            image = _narrow(self.empties[int(rng.integers(len(self.empties)))])
         things = []
         if rng.random() < EBIKE_SHARE:
             things.append(_any(self._ebikes, rng))
