@@ -110,11 +110,20 @@ def test_the_wall_in_chromium_shows_every_camera_and_follows_a_status(
         first = page.locator(".wall-card").first.get_attribute("class") or ""
         assert "critical" in first
         page.emulate_media(color_scheme="dark")
-        for size, name in (((390, 844), "console-wall-phone"), ((1920, 1080), "console-wall-big")):
+        for size, name in (
+            ((390, 844), "console-wall-phone"),
+            ((1920, 1080), "console-wall-big"),
+            ((3840, 2160), "console-wall-4k"),
+        ):
             page.set_viewport_size({"width": size[0], "height": size[1]})
-            page.goto(f"{address}/wall" + ("?wall=1" if size[0] == 1920 else ""))
+            page.goto(f"{address}/wall" + ("?wall=1" if size[0] > 1000 else ""))
             until(page, "[...document.images].some(i => i.naturalWidth > 0)")
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            if size[0] > 1000:  # all nine at once, as large as that lets them be
+                assert page.evaluate("document.documentElement.scrollHeight") <= size[1]
+                card = page.locator(".wall-card").first.bounding_box()
+                assert card is not None
+                assert card["width"] > size[0] / 6
             picture(page, name)
         viewer = log_in(browser, address, "li")
         viewer.goto(f"{address}/wall")
