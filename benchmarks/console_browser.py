@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
@@ -55,6 +56,8 @@ def watched_feed(address: str, cookie: str) -> Iterator[Callable[[], dict[str, f
     Yields:
         What asks the page when it first showed each ticket: seconds since the epoch by id.
     """
+    if not Path(CHROMIUM).exists():
+        raise SystemExit(f"{CHROMIUM} is not there: apt-get install chromium")
     name, _, value = cookie.partition("=")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
