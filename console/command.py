@@ -7,7 +7,9 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -101,14 +103,15 @@ def serve(
     with_parent: WithParentOption = False,
 ) -> None:
     """Serve the page until Ctrl-C; with `user`, keep its users."""
-    settings = _settings(config, broker, site, broker_user, database, folder, https)
-    context.obj = settings
+    # Not read before a command of `user` runs: its --help asks for no configuration.
+    read = partial(_settings, config, broker, site, broker_user, database, folder, https)
+    context.obj = read
     if context.invoked_subcommand is not None:
         return
     configure_logging("auto", "INFO")
     if with_parent:
         end_with_parent()
-    _serve(replace(settings, share=share), host, port, behind_proxy=behind_proxy)
+    _serve(replace(read(), share=share), host, port, behind_proxy=behind_proxy)
 
 
 def _serve(settings: ConsoleSettings, host: str, port: int, *, behind_proxy: bool) -> None:
@@ -152,7 +155,7 @@ def _bootstrap(users: UserStore, address: str) -> None:
         link = users.link("admin", time.time())
         sys.stdout.write(
             f"first start: open {address}/login/{link} once, within a day, to log in as admin;\n"
-            "then give admin a password: gridwatch console user password admin\n"
+            "then give admin a password: gridwatch console (the same options) user password admin\n"
         )
     sys.stdout.write(f"console: {address}\n")
     sys.stdout.flush()
@@ -202,8 +205,8 @@ def user_password(context: typer.Context, name: str) -> None:
 
 
 def _users(context: typer.Context) -> UserStore:
-    settings: ConsoleSettings = context.obj
-    return UserStore(Database(settings.database_url))
+    read: Callable[[], ConsoleSettings] = context.obj
+    return UserStore(Database(read().database_url))
 
 
 def _who() -> str:

@@ -162,6 +162,13 @@ def test_users_are_kept_by_command(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.parametrize("command", [(), ("add",), ("list",), ("disable",), ("password",)])
+def test_help_asks_for_no_configuration(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, ["user", *command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage:" in done.output
+
+
 # Over HTTP
 
 
