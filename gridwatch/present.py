@@ -76,7 +76,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "open": ("未处置", "open"),
     "outcome": ("结果", "outcome"),
     "picture": ("画面", "picture"),
-    "raised": ("告警时间", "raised"),
+    "raised": ("告警", "raised"),
+    "raised_t": ("告警时间", "raised"),
     "rule": ("规则", "rule"),
     "scenario": ("场景", "scenario"),
     "severity": ("级别", "severity"),
@@ -158,8 +159,8 @@ def ticket_table(tickets: list[Ticket], language: Language, zone: tzinfo) -> Ren
     if not tickets:
         return Text(say("none_open", language), style="green")
     table = Table(box=None, header_style="bold dim", pad_edge=False)
-    for word in ("raised", "severity", "title", "camera", "grid", "state", "confidence", "id"):
-        table.add_column(say(word, language), no_wrap=word in ("raised", "id"))
+    for word in ("raised_t", "severity", "title", "camera", "grid", "state", "confidence", "id"):
+        table.add_column(say(word, language), no_wrap=word in ("raised_t", "id"))
     for ticket in sorted(tickets, key=lambda one: one.warn.raised, reverse=True):
         state = Text(say(ticket.state, language), style=_STATE_STYLE[ticket.state])
         if ticket.condition is not TicketCondition.HOLDING:
@@ -231,7 +232,7 @@ def ticket_panel(ticket: Ticket, language: Language, zone: tzinfo) -> Renderable
         section(
             "warn",
             [
-                ("raised", moment(warned.raised)),
+                ("raised_t", moment(warned.raised)),
                 ("rule", warned.rule),
                 ("age", f"{(ticket.created - captured.time).total_seconds():.2f} s"),
                 ("attached", str(warned.attached or "")),

@@ -200,6 +200,10 @@ def test_the_table_has_the_newest_first_and_says_when_there_is_none() -> None:
     assert shown(ticket_table([], "en", ZONE)).strip() == "No open tickets"
 
 
+def test_what_was_raised_is_not_a_time() -> None:
+    assert (say("raised", "zh"), say("raised_t", "zh")) == ("告警", "告警时间")
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_camera_says_its_state_and_why(language: Language) -> None:
     line = camera_line("camera", "gate", "backing_off", "connection refused", language).plain
