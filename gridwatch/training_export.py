@@ -121,6 +121,8 @@ def print_export(
         console.print(
             "Look through needs_review.csv before anybody trains on these.", style="yellow"
         )
+    else:
+        console.print("no pictures to train on: nothing was written", style="yellow")
 
 
 def export_training_set(

@@ -321,5 +321,7 @@ def test_the_commands(config: Config, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "1 × confirmed" in done.output
     assert "left out: 1 × no picture left" in done.output
+    nothing = ["tickets", "export", str(file), "--yolo", str(tmp_path / "n"), "--simulated"]
+    assert "no pictures to train on" in CliRunner().invoke(app, nothing).output
     with pytest.raises(ConfigError, match="expected a moment"):
         moment_of("yesterday", config.timezone)
