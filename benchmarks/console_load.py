@@ -47,7 +47,10 @@ THUMBNAIL_PX = (480, 270)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print its figures as JSON; 1 if a ticket did not come, or p95 is 1 s or more."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.console_load",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+    )
     parser.add_argument("--rate", type=float, default=50.0, help="tickets per second")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--readers", type=int, default=1, help="streams that are read and timed")

@@ -583,7 +583,11 @@ def show(plan: Plan, day: Result, paced: Paced | None, console: Console) -> None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; status 1 if anything is not as planned."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.district", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.district",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--burst", type=int, default=Size().burst, help="alarms within ten minutes")
     parser.add_argument("--per-day", type=int, default=Size().per_day, help="alarms of a usual day")
     parser.add_argument(
