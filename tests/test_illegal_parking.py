@@ -391,9 +391,23 @@ def test_weak_boxes_keep_a_stay_and_start_none() -> None:
     weak = Actor(at(0.5, 0.7), confidence=0.2)
     assert watch(Street([weak]), 30, 1.0) == []
     scenario = parking()
-    watch(Street([Actor(at(0.5, 0.7))]), 10, 1.0, scenario)
-    later = watch(Street([weak]), 40, 1.0, scenario, start_s=11)
+    watch(Street([Actor(at(0.5, 0.7))]), 30, 1.0, scenario)
+    later = watch(Street([weak]), 55, 1.0, scenario, start_s=31)
     assert {o.condition for o in later} == {Condition.HOLDS}
+
+
+@pytest.mark.parametrize(("strong_every", "holds"), [(1, True), (2, True), (4, False)])
+def test_a_stay_must_reach_the_operating_point_in_half_of_its_sightings(
+    strong_every: int, holds: bool
+) -> None:
+    """A road sign that now and then looks like a car is none that stands."""
+    scenario = parking()
+    observations = []
+    for second in range(40):
+        confidence = 0.6 if second % strong_every == 0 else 0.2
+        sign = Street([Actor(at(0.5, 0.7), confidence=confidence)])
+        observations += watch(sign, second, 1.0, scenario, start_s=second)
+    assert bool(raised(observations)) is holds
 
 
 def test_a_place_that_is_seen_badly_nearly_always_does_not_hold() -> None:
