@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from models.training.assemble import add_pseudo, assemble, read_items, read_splits, without_leaks
+from models.training.average import average
 from models.training.compose import Composer, CutOut, cabin_composer, cut_out, foreground, warp
 from models.training.evaluate import (
     Picture,
@@ -546,3 +549,45 @@ def test_start_weights_are_measured_under_our_class_names(tmp_path: Path) -> Non
     ebike = manifest.classes.index("ebike")
     np.testing.assert_allclose(ours[ebike], theirs[3], atol=1e-3)
     assert np.delete(ours, ebike, axis=0).max() < 1e-6
+
+
+def network(path: Path, rows: list[list[float]], bias: list[float]) -> Path:
+    """A file with one class convolution (two classes) under the name that an export gives it."""
+    weight = np.array(rows, np.float16).reshape(2, 2, 1, 1)
+    graph = helper.make_graph(
+        [],
+        "toy",
+        [],
+        [],
+        [
+            numpy_helper.from_array(weight, "model.23.cv3.0.2.weight_half"),
+            numpy_helper.from_array(np.array(bias, np.float32), "model.23.cv3.0.2.bias"),
+            numpy_helper.from_array(np.array([8.0], np.float32), "/model.23/strides"),
+        ],
+    )
+    onnx.save(helper.make_model(graph), str(path))
+    return path
+
+
+def test_the_mean_of_exports_leaves_out_the_classes_that_a_part_does_not_know(
+    tmp_path: Path,
+) -> None:
+    ours = network(tmp_path / "ours.onnx", [[1, 2], [3, 4]], [1, 2])
+    start = network(tmp_path / "start.onnx", [[3, 0], [0, 0]], [5, -20])
+    average({ours: 0.75, start: 0.25}, tmp_path / "mean.onnx")
+    mean = {
+        tensor.name: numpy_helper.to_array(tensor).ravel().tolist()
+        for tensor in onnx.load(str(tmp_path / "mean.onnx")).graph.initializer
+    }
+    assert mean["model.23.cv3.0.2.weight_half"] == [1.5, 1.5, 3, 4]
+    assert mean["model.23.cv3.0.2.bias"] == [2, 2]
+    assert mean["/model.23/strides"] == [8]
+
+
+def test_a_mean_needs_shares_of_one_and_equal_shapes(tmp_path: Path) -> None:
+    ours = network(tmp_path / "ours.onnx", [[1, 2], [3, 4]], [1, 2])
+    other = network(tmp_path / "other.onnx", [[1, 2], [3, 4]], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"sum to 1\.2, expected 1"):
+        average({ours: 0.6, other: 0.6}, tmp_path / "mean.onnx")
+    with pytest.raises(ValueError, match=r"other.onnx: .*bias: found shape \(3,\), expected"):
+        average({ours: 0.5, other: 0.5}, tmp_path / "mean.onnx")

@@ -97,6 +97,8 @@ def register_checkpoint(
 ) -> dict[str, Any]:
     """Export a checkpoint of any epoch, measure it, choose operating points, write it into `models/registry.yaml`.
 
+    An ONNX file (a mean of exported ones) is taken as it is.
+
     The figures go to `figures/NAME.json` beside the registry, for the card. Returns them.
     """
     from models.training.export import export, register  # torch is needed from here on
@@ -105,7 +107,11 @@ def register_checkpoint(
     input_px = manifest.input_px
     (models / "weights").mkdir(parents=True, exist_ok=True)
     out = models / "weights" / f"{name}.onnx"
-    export(checkpoint, out)
+    exported = checkpoint.suffix == ".onnx"
+    if exported:
+        out.write_bytes(checkpoint.read_bytes())
+    else:
+        export(checkpoint, out)
     figures: dict[str, Any]
     if manifest.task == "segment":
         figures = report_surface(measure_surface(out, dataset, input_px, SURFACE_THRESHOLD))
@@ -118,10 +124,8 @@ def register_checkpoint(
     if int8:
         from models.training.quantise import calibration_pictures, quantise
 
-        whole, small = out.with_suffix(".float.onnx"), out.with_name(f"{name}-int8.onnx")
-        export(checkpoint, whole, half=False)
-        quantise(whole, small, calibration_pictures(dataset), input_px)
-        whole.unlink()
+        small = out.with_name(f"{name}-int8.onnx")
+        quantise(out, small, calibration_pictures(dataset), input_px)
         entry = entry_of(manifest, small, thresholds, stage)
         register(models / "registry.yaml", f"{name}-int8", entry)
     target = models / "figures" / f"{name}.json"
