@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from alerts.storm import HEALTH
+from alerts.storm import ACCURACY, HEALTH
 from console.auth import Operator, Viewer
 from console.context import Console, console_of, language_of, page, render
 from console.database import in_subtree, tickets
@@ -244,7 +244,9 @@ def _tickets(
     newest = {(row.site, row.camera): row for row in console.tickets.rows(ids)}
     pictures = {(r[0], r[1]): (f"/tickets/{r[2]}/thumbnail", float(r[3])) for r in shown}
     opened = {(r[0], r[1]): int(r[2]) for r in counted}
-    troubles = {(r[0], r[1]): str(json.loads(r[2]).get("subject", "")) for r in unwell}
+    subjects = [(r[0], r[1], str(json.loads(r[2]).get("subject", ""))) for r in unwell]
+    # That a camera raises false alarms says nothing of its picture, and must not hide what does.
+    troubles = {(site, camera): name for site, camera, name in subjects if name != ACCURACY}
     return newest, pictures, opened, troubles
 
 

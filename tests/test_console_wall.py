@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from console.database import Database, statuses
+from console.database import Database, statuses, tickets
 from console.settings import ConsoleSettings
-from console.wall import health_of
+from console.wall import _tickets, health_of
 from gridwatch.config import load_config
 from gridwatch.demo import shipped_configuration
 from tests.console_page import chromium, console_app, log_in, picture, serve, until
@@ -73,6 +73,24 @@ def database(tmp_path: Path) -> Iterator[Database]:
     )  # fmt: skip
     yield made
     made.close()
+
+
+def test_false_alarms_are_no_trouble_with_the_camera_itself(
+    tmp_path: Path, database: Database
+) -> None:
+    console = console_app(ConsoleSettings("demo", tmp_path), database).state.console
+    with database.write() as connection:
+        of_lane = sa.select(tickets.c.id).where(tickets.c.camera == "lane-5").order_by(tickets.c.id)
+        for ticket, subject in zip(
+            connection.scalars(of_lane), ("covered", "accuracy"), strict=False
+        ):
+            document = {"document": json.dumps({"subject": subject}), "condition": "holding"}
+            connection.execute(
+                sa.update(tickets)
+                .where(tickets.c.id == ticket)
+                .values(scenario="camera_health", is_open=True, **document)
+            )
+    assert _tickets(console, "")[3][("demo", "lane-5")] == "covered"
 
 
 @pytest.mark.real
