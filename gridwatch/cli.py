@@ -89,7 +89,7 @@ def check(
 ) -> None:
     """Validate cameras.yaml, open every camera, look at models and broker, draw the zones.
 
-    Ends with status 0 when all is well, 1 when a camera, a model or the broker is not, 2 when the file is wrong.
+    Ends with status 0 when all is well, 1 when a camera, model, contact or the broker is not, 2 when the file is wrong.
     """
     from gridwatch.check import check_site
     from gridwatch.config import load_config
