@@ -131,7 +131,7 @@ class FireParameters(ScenarioParameters):
     """
 
     severity: Severity = "critical"
-    raise_after: Duration = 3.0
+    raise_after: Duration = 2.5
     min_ratio: float = Field(default=0.6, gt=0, le=1)
     clear_after: Duration = 15.0
     cooldown: Duration = 60.0
