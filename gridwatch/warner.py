@@ -22,7 +22,7 @@ from alerts.privacy import Privacy
 from alerts.rules import Change, ChangeKind
 from alerts.store import Store
 from alerts.storm import StormControl
-from alerts.tickets import Action, Command, Reply, Ticket, Title, seconds
+from alerts.tickets import OPEN_STATES, Action, Command, Reply, Ticket, Title, seconds
 from alerts.topics import Topics
 from gridwatch.accuracy_watch import AccuracyWatch
 from gridwatch.config import CameraSettings, Config
@@ -145,6 +145,7 @@ class Warner:
         self._at_work = at_work
         self._store = store
         self._settings = config.evidence
+        self._host_id = config.host
         self._evidence = evidence
         self._people = people
         self._privacy = {
@@ -193,6 +194,7 @@ class Warner:
 
     def start(self) -> None:
         """Begin to store."""
+        self._take_up_clips()
         self._thread.start()
         self._cutter.start()
 
@@ -361,19 +363,31 @@ class Warner:
                 severity=ticket.severity,
                 confidence=round(ticket.analyse.confidence, 3),
             )
-            reader = self._readers.get(ticket.camera.id)
-            if reader is not None and reader.ring is not None and ticket.scenario != HEALTH:
-                raised_t = seconds(ticket.warn.raised)
-                task = _ClipTask(
-                    self._clock.monotonic() + self._settings.post_roll + CLIP_GRACE_S,
-                    ticket.camera.id,
-                    ticket.id,
-                    raised_t - self._settings.pre_roll,
-                    raised_t,
-                    raised_t + self._settings.post_roll,
-                )
-                with self._clips_lock:
-                    self._clips.append(task)
+            self._want_clip(ticket)
+
+    def _want_clip(self, ticket: Ticket) -> None:
+        """Have the clip of a ticket cut as soon as its post-roll is recorded."""
+        reader = self._readers.get(ticket.camera.id)
+        if reader is None or reader.ring is None or ticket.scenario == HEALTH:
+            return
+        raised_t = seconds(ticket.warn.raised)
+        task = _ClipTask(
+            self._clock.monotonic() + self._settings.post_roll + CLIP_GRACE_S,
+            ticket.camera.id,
+            ticket.id,
+            raised_t - self._settings.pre_roll,
+            raised_t,
+            raised_t + self._settings.post_roll,
+        )
+        with self._clips_lock:
+            self._clips.append(task)
+
+    def _take_up_clips(self) -> None:
+        """Go on with the clips of an engine that was killed in a post-roll: its rest is better than nothing."""
+        since_t = self._clock.now() - self._settings.post_roll - CLIP_GRACE_S
+        for ticket in self._store.tickets(states=OPEN_STATES, raised_from=since_t):
+            if ticket.host == self._host_id and all(e.kind != "clip" for e in ticket.evidence):
+                self._want_clip(ticket)
 
     def _picture(self, frame: Frame, news: Sequence[Change]) -> Picture | None:
         camera_id = frame.camera_id
@@ -416,6 +430,7 @@ class Warner:
 
     def _cut_clip(self, task: _ClipTask, reader: CameraReader) -> None:
         if reader.ring is None or reader.ring.span is None:
+            log.error("ticket has no clip", ticket=task.ticket_id, reason="nothing was recorded")
             return
         privacy = self._privacy[task.camera_id]
 

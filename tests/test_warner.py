@@ -46,7 +46,7 @@ class Ring:
     """Holds everything; writing a clip takes until `go` is set, picture by picture."""
 
     def __init__(self, recorded_t: float = 1e12) -> None:
-        self.span = (0.0, recorded_t)
+        self.span: tuple[float, float] | None = (0.0, recorded_t)
         self.go = threading.Event()
         self.begun = threading.Event()
         self.about: list[float | None] = []
@@ -169,6 +169,26 @@ def test_the_end_cuts_young_clips_from_what_there_is(tmp_path: Path) -> None:
         assert kinds(ticket) == ["clip", "picture"]
         assert ring.about == [seconds(ticket.warn.raised)]
     assert told == ["lift", None], "a crash while it was cut would have been the camera's"
+
+
+def test_the_clip_of_a_killed_engine_is_cut_by_the_next_one(tmp_path: Path) -> None:
+    lost = Ring()
+    lost.span = None  # the packets were in its memory
+    with warner(tmp_path, lost) as (stage, store), capture_logs() as logs:
+        stage.take(alarm("zone:a"))
+        wait_for(lambda: len(store.tickets()) == 1)
+        stage.close(5.0)
+        (ticket,) = store.tickets()
+        assert kinds(ticket) == ["picture"]
+    reasons = [log["reason"] for log in logs if log["event"] == "ticket has no clip"]
+    assert reasons == ["nothing was recorded"]
+    ring = Ring()
+    ring.go.set()
+    with warner(tmp_path, ring) as (stage, store):
+        wait_for(lambda: kinds(store.tickets()[0]) == ["clip", "picture"])
+    with warner(tmp_path, Ring()) as (stage, store):
+        stage.close(5.0)
+        assert [item.kind for item in store.tickets()[0].evidence].count("clip") == 1
 
 
 def test_a_full_disk_costs_the_evidence_and_not_the_host(tmp_path: Path) -> None:
