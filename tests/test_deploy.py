@@ -173,25 +173,26 @@ def test_the_broker_takes_what_a_host_may_send() -> None:
     assert limits["max_queued_messages"] >= 100_000
 
 
-def test_the_unit_ends_cleanly_restarts_for_ever_and_is_hardened() -> None:
+@pytest.mark.parametrize(("name", "verb"), [("gridwatch", "run"), ("gridwatch-console", "console")])
+def test_the_units_end_cleanly_restart_for_ever_and_are_hardened(name: str, verb: str) -> None:
     unit = configparser.RawConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment, method-assign]  # keys are as written
-    unit.read(DEPLOY / "gridwatch.service")
+    unit.read(DEPLOY / f"{name}.service")
     service = unit["Service"]
     expected = {
         "Restart": "always", "KillSignal": "SIGTERM", "TimeoutStopSec": "10",
-        "DynamicUser": "yes", "ProtectSystem": "strict", "StateDirectory": "gridwatch",
+        "DynamicUser": "yes", "ProtectSystem": "strict", "StateDirectory": name,
         "NoNewPrivileges": "yes",
     }  # fmt: skip
     assert {key: service.get(key) for key in expected} == expected
     assert "WatchdogSec" not in service, "the daemon does not speak sd_notify"
-    assert service["ExecStart"].split()[1] == "run"
+    assert service["ExecStart"].split()[1] == verb
     if shutil.which("systemd-analyze"):
         verified = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", str(DEPLOY / "gridwatch.service")],
+            ["systemd-analyze", "verify", "--man=no", str(DEPLOY / f"{name}.service")],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        lines = [line for line in verified.stderr.splitlines() if "gridwatch.service" in line]
+        lines = [line for line in verified.stderr.splitlines() if f"{name}.service" in line]
         # The program is not installed where tests run
         assert [line for line in lines if "is not executable" not in line] == []
 
