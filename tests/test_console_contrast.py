@@ -120,7 +120,8 @@ def test_all_text_and_controls_stand_out(address: str, theme: str, language: str
         failures += measured(page, "toasts")
         page.locator("details.who summary").click()
         failures += measured(page, "menu")
-        go("/?wall=1", rows)
+        # The four of the desk that are open; whether the year has left any open depends on the hour.
+        go("/?wall=1", rows.replace("5", "4"))
         failures += measured(page, "feed on a wall")
         go("/cockpit?window=30d", "Chart.getChart('c-weekly') !== undefined")
         for summary in page.locator("#cockpit summary").all():
