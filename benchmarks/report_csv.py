@@ -95,15 +95,12 @@ def _box(item: Document) -> str:
 def _clip(clip: Document) -> dict[str, object]:
     missed = sum(event["outcome"] == "missed" for event in clip["events"])
     false = sum(alarm["outcome"] == "false" for alarm in clip["alarms"])
+    right = missed == false == 0 and not clip["problems"]
     return _common(clip) | {
         "duration_s": clip["duration_s"],
         "rate_hz": clip["rate_hz"],
         "scored": ";".join(clip["scored"]),
-        "right": ""
-        if not clip["scored"]
-        else "y"
-        if missed == false == 0 and not clip["problems"]
-        else "n",
+        "right": ("y" if right else "n") if clip["scored"] else "",
         "events": len(clip["events"]),
         "found": len(clip["events"]) - missed,
         "missed": missed,

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alerts.tickets import ticket_id
 from console.database import Database, statuses, tickets
 
-__all__ = ["CAMERAS", "add_statuses", "add_year", "clip_picture"]
+__all__ = ["CAMERAS", "UNWELL", "add_statuses", "add_year", "clip_picture"]
 
 DAY_S = 86_400.0
 CLIPS = Path(__file__).parent.parent / "gridwatch" / "clips"
@@ -32,6 +32,12 @@ CAMERAS: Sequence[tuple[str, str, str, str, float, float]] = (
     ("yard-9", "9 号院车棚", "jinjiang/14/2", "fire", 0.4, 0.02),
     ("river-1", "府河排口", "jinjiang/13/1", "river_discoloration", 0.8, 0.03),
 )
+# Cameras with each kind of trouble; the others are well.
+UNWELL: dict[str, dict[str, Any]] = {
+    "river-1": {"unknown": {"river_discoloration": "warming_up"}},
+    "elevator-11": {"state": "quarantined", "reason": "was killed by SIGSEGV"},
+    "gate-west": {"rate_hz": 1.6},
+}
 TITLES = {
     "ebike_in_elevator": ("电动车进入电梯", "E-bike in elevator", "major"),
     "illegal_parking": ("车辆违规停放", "Illegally parked vehicle", "minor"),

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ from gridwatch.config import load_config
 from gridwatch.demo import shipped_configuration
 from tests.console_feed import make_ticket
 from tests.console_page import chromium, console_app, log_in, serve, until
-from tests.console_year import add_statuses, add_year
+from tests.console_year import UNWELL, add_statuses, add_year
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -65,16 +65,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     database = Database(own.database_url)
     now = time.time()
     add_year(database, now, days=30)
-    add_statuses(
-        database, now,
-        {
-            "river-1": {"unknown": {"river_discoloration": "warming_up"}},
-            "elevator-11": {"state": "quarantined", "reason": "was killed by SIGSEGV"},
-            "gate-west": {"rate_hz": 1.6},
-            "lane-5": {"faults": {"fire": "model fire is not usable"}},
-            "yard-9": {"t": now - 600},
-        },
-    )  # fmt: skip
+    more: dict[str, dict[str, Any]] = {
+        "lane-5": {"faults": {"fire": "model fire is not usable"}},
+        "yard-9": {"t": now - 600},
+    }
+    add_statuses(database, now, UNWELL | more)
     mirror = Mirror(own, database)
     topics = Topics("demo")
     heard = [Incoming(topics.ticket(one.id), one.to_json().encode(), True, lambda: None) for one in desk(now)]  # fmt: skip

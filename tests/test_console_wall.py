@@ -20,7 +20,7 @@ from console.wall import _tickets, health_of
 from gridwatch.config import load_config
 from gridwatch.demo import shipped_configuration
 from tests.console_page import chromium, console_app, log_in, picture, serve, until
-from tests.console_year import add_statuses, add_year
+from tests.console_year import UNWELL, add_statuses, add_year
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -63,14 +63,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made = Database(f"sqlite:///{tmp_path / 'console.sqlite'}")
     now = time.time()
     add_year(made, now, days=20)
-    add_statuses(
-        made, now,
-        {
-            "river-1": {"unknown": {"river_discoloration": "warming_up"}},
-            "elevator-11": {"state": "quarantined", "reason": "was killed by SIGSEGV"},
-            "gate-west": {"rate_hz": 1.6},
-        },
-    )  # fmt: skip
+    add_statuses(made, now, UNWELL)
     yield made
     made.close()
 

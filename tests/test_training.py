@@ -584,6 +584,23 @@ def test_the_mean_of_exports_leaves_out_the_classes_that_a_part_does_not_know(
     assert mean["/model.23/strides"] == [8]
 
 
+def test_a_class_that_no_part_knows_stays_unknown(tmp_path: Path) -> None:
+    parts = [network(tmp_path / f"{n}.onnx", [[n, 2], [0, 0]], [1, -20]) for n in (1, 3)]
+    average(dict.fromkeys(parts, 0.5), tmp_path / "mean.onnx")
+    weight, bias, _ = onnx.load(str(tmp_path / "mean.onnx")).graph.initializer
+    assert numpy_helper.to_array(weight).ravel().tolist() == [2, 2, 0, 0]
+    assert numpy_helper.to_array(bias).tolist() == [1, -20]
+
+
+def test_a_file_that_is_no_model_is_named_in_a_line(tmp_path: Path) -> None:
+    text = tmp_path / "text.onnx"
+    text.write_text("no model at all")
+    with pytest.raises(ValueError, match=r"text\.onnx: found no ONNX model, expected a file"):
+        average({text: 1.0}, tmp_path / "mean.onnx")
+    with pytest.raises(ValueError, match=r"gone\.onnx: cannot be read: No such file"):
+        average({tmp_path / "gone.onnx": 1.0}, tmp_path / "mean.onnx")
+
+
 def test_a_mean_needs_shares_of_one_and_equal_shapes(tmp_path: Path) -> None:
     ours = network(tmp_path / "ours.onnx", [[1, 2], [3, 4]], [1, 2])
     other = network(tmp_path / "other.onnx", [[1, 2], [3, 4]], [1, 2, 3])

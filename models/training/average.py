@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from models.training.exported import load_exported, tensor_of
+
 __all__ = ["average"]
 
 CLASS_ROWS = re.compile(r"\.cv3\.\d+\.2\.(weight|bias)")  # one row per class
@@ -56,21 +58,19 @@ def _average_checkpoints(parts: Mapping[Path, float], out: Path) -> None:
 
 
 def _average_exported(parts: Mapping[Path, float], out: Path) -> None:
-    loaded = [onnx.load(str(path)) for path in parts]
+    loaded = [load_exported(path) for path in parts]
     tensors = [{tensor.name: tensor for tensor in model.graph.initializer} for model in loaded]
     unknown = [_unknown_classes(part) for part in tensors]
+    nobody_knows = np.all(unknown, axis=0)  # there the mean is of what all have
+    unknown = [rows & ~nobody_knows for rows in unknown]
     for tensor in loaded[0].graph.initializer:
         if not tensor.name.startswith("model."):
             continue  # shapes, strides and other constants of the graph
-        values = []
-        for path, part in zip(parts, tensors, strict=True):
-            other = part.get(tensor.name)
-            if other is None or other.dims != tensor.dims:
-                seen = "nothing" if other is None else f"shape {tuple(other.dims)}"
-                raise ValueError(
-                    f"{path}: {tensor.name}: found {seen}, expected shape {tuple(tensor.dims)}"
-                )
-            values.append(numpy_helper.to_array(other).astype(np.float64))
+        shape = tuple(tensor.dims)
+        values = [
+            numpy_helper.to_array(tensor_of(part, tensor.name, shape, path)).astype(np.float64)
+            for path, part in zip(parts, tensors, strict=True)
+        ]
         rows = unknown if CLASS_ROWS.search(tensor.name) else [None] * len(unknown)
         mean = _mean(values, list(parts.values()), rows)
         kind = np.float16 if tensor.data_type == onnx.TensorProto.FLOAT16 else np.float32

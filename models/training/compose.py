@@ -79,20 +79,19 @@ def cut_out(item: Item, class_ids: Sequence[int], empty: Image | None = None) ->
         whole = x1 > 2 and y1 > 2 and x2 < width - 2 and y2 < height - 2
         if box.class_id not in class_ids or min(x2 - x1, y2 - y1) < least_px:
             continue
+        if numbers is None and empty is None and not whole:
+            continue
+        x1, y1 = max(x1, 0), max(y1, 0)
+        piece = image[y1:y2, x1:x2].copy()
         if numbers is not None:
-            x1, y1 = max(x1, 0), max(y1, 0)
             seen = (numbers[y1:y2, x1:x2] == number).astype(np.float32)
             alpha = np.asarray(cv2.GaussianBlur(seen, (0, 0), 0.7), np.float32)
-            piece = image[y1:y2, x1:x2].copy()
             cuts.append(CutOut(piece, alpha, box.class_id, box.height, "render"))
-        elif empty is None and whole:
-            piece = image[y1:y2, x1:x2].copy()
-            cuts.append(CutOut(piece, _ellipse(piece.shape), box.class_id))
         elif empty is not None:
-            x1, y1 = max(x1, 0), max(y1, 0)
-            piece = image[y1:y2, x1:x2].copy()
             alpha = foreground(piece, empty[y1:y2, x1:x2])
             cuts.append(CutOut(piece, alpha, box.class_id, box.height, "cabin"))
+        else:
+            cuts.append(CutOut(piece, _ellipse(piece.shape), box.class_id))
     return cuts
 
 

@@ -18,7 +18,6 @@ os.environ.setdefault("YOLO_OFFLINE", "true")  # before the import: no update lo
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
@@ -27,6 +26,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from models.training.checkpoint import narrow, save
 from models.training.evaluate import letterbox
+from models.training.exported import load_exported, tensor_of
 from models.training.manifest import Manifest, load_manifest
 from models.training.quantise import calibration_pictures
 
@@ -39,7 +39,7 @@ ARCHITECTURES: dict[str, tuple[type[DetectionModel], str]] = {
 FIXED = "dfl.conv.weight"  # the same constant in every model
 START_CLASSES = 80  # of COCO: the class branch keeps the width that the first start weights had
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+Tensors = dict[str, onnx.TensorProto]
 
 
 def unfold(model: Path, manifest: Manifest, pictures: Sequence[Path], out: Path) -> None:
@@ -54,17 +54,16 @@ def unfold(model: Path, manifest: Manifest, pictures: Sequence[Path], out: Path)
     Raises:
         ValueError: the file holds other layers, or layers of other shapes, than the architecture has.
     """
-    stored = _constants(model)
+    stored = {t.name.removesuffix("_half"): t for t in load_exported(model).graph.initializer}
     kind, description = ARCHITECTURES[manifest.task]
     network = kind(description, nc=START_CLASSES, verbose=False).eval()
     narrow(network, manifest.classes)
-    layers = dict(network.named_modules())
+    folded = {n: layer for n, layer in network.named_modules() if isinstance(layer, Conv)}
     with torch.no_grad():
         for name, value in network.named_parameters():
             if name.endswith(FIXED) or ".bn." in name:
                 continue
             value.copy_(_found(stored, name, tuple(value.shape), model))
-        folded = {n: layer for n, layer in layers.items() if isinstance(layer, Conv)}
         shifts = {
             name: _found(stored, f"{name}.conv.bias", (layer.conv.out_channels,), model)
             for name, layer in folded.items()
@@ -73,20 +72,9 @@ def unfold(model: Path, manifest: Manifest, pictures: Sequence[Path], out: Path)
     save(network, manifest, out)
 
 
-def _constants(model: Path) -> Arrays:
-    """All weights by their names in the architecture, those stored as float16 too."""
-    return {
-        tensor.name.removesuffix("_half"): numpy_helper.to_array(tensor).astype(np.float32)
-        for tensor in onnx.load(str(model)).graph.initializer
-    }
-
-
-def _found(stored: Arrays, name: str, shape: tuple[int, ...], model: Path) -> torch.Tensor:
-    value = stored.get(name)
-    if value is None or value.shape != shape:
-        seen = "nothing" if value is None else f"shape {value.shape}"
-        raise ValueError(f"{model}: {name}: found {seen}, expected shape {shape}")
-    return torch.from_numpy(value.copy())
+def _found(stored: Tensors, name: str, shape: tuple[int, ...], model: Path) -> torch.Tensor:
+    value = numpy_helper.to_array(tensor_of(stored, name, shape, model))
+    return torch.from_numpy(value.astype(np.float32))
 
 
 def _measure(

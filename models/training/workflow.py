@@ -107,8 +107,7 @@ def register_checkpoint(
     input_px = manifest.input_px
     (models / "weights").mkdir(parents=True, exist_ok=True)
     out = models / "weights" / f"{name}.onnx"
-    exported = checkpoint.suffix == ".onnx"
-    if exported:
+    if checkpoint.suffix == ".onnx":
         out.write_bytes(checkpoint.read_bytes())
     else:
         export(checkpoint, out)
@@ -169,7 +168,12 @@ def train_model(
         int8: make an 8-bit variant too.
         options: training options over those of the manifest.
         splits: group → `train` or `val`, over what the data's lists say.
+
+    Raises:
+        ValueError: the start weights are not there, or a manifest, a label or a picture is not as expected.
     """
+    if start.parent != Path() and not start.is_file():  # a bare name may be fetched
+        raise ValueError(f"{start}: no such file; expected start weights (.pt or .onnx)")
     from models.training.compose import cabin_composer
     from models.training.teacher import make_teacher
     from models.training.train import train

@@ -120,9 +120,7 @@ class _Comparison:
     delta: Floats  # (n,) delta E
     latest: Floats  # (n,) delta E of the last frame alone
     threshold: Floats  # (n,) delta E
-    gain: (
-        Floats  # (3,) logarithm of the light's red, green, blue factor since the normal was learnt
-    )
+    gain: Floats  # (3,) log of the light's red, green, blue factor since the normal was learnt
     water: Floats  # (n, 3) log light with the gain taken out
     normal: _Normal
 
