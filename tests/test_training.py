@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from models.training.assemble import add_pseudo, assemble, read_items, read_splits, without_leaks
+from models.training.assemble import (
+    _spread,
+    add_pseudo,
+    assemble,
+    read_items,
+    read_splits,
+    without_leaks,
+)
 from models.training.average import average
 from models.training.compose import Composer, CutOut, cabin_composer, cut_out, foreground, warp
 from models.training.evaluate import (
@@ -170,6 +177,25 @@ def test_repeat_applies_to_training_and_lists_name_existing_pictures(tmp_path: P
     val = (tmp_path / "out" / "val.txt").read_text().splitlines()
     assert (len(train), len(set(train)), len(val)) == (3, 1, 1)
     assert all(Path(name).is_file() for name in train + val)
+
+
+@given(st.integers(1, 40), st.integers(0, 90))
+def test_copies_are_spread_evenly_and_none_is_lost(pictures: int, copies: int) -> None:
+    shares = list(_spread(copies, pictures))
+    assert (len(shares), sum(shares)) == (pictures, copies)
+    assert max(shares) - min(shares) <= 1
+
+
+def test_what_a_set_weighs_does_not_hang_on_how_many_of_its_pictures_are_in_training(
+    tmp_path: Path,
+) -> None:
+    write_set(tmp_path / "data" / "pets", [(row(group=f"g{k % 3}"), "") for k in range(9)])
+    sets = [{"path": "pets", "compose": 8}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    for kept_back in ({}, {"g0": "val"}, {"g0": "val", "g2": "val"}):
+        items = read_items(manifest, tmp_path / "data", splits=kept_back)
+        assert sum(item.compose for item in items) == 8
+        assert not any(item.compose for item in items if item.split == "val")
 
 
 def test_a_missing_set_is_an_error_unless_optional(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def _set_items(
     rows = _bare_rows(folder) if source_set.bare else _listed_rows(folder)
     column = source_set.group_column
     rows = [{**row, "split": splits.get(row[column], row["split"])} for row in rows]
-    for row in _thinned([row for row in rows if _selected(row, source_set)], source_set.every):
+    rows = _thinned([row for row in rows if _selected(row, source_set)], source_set.every)
+    copies = _spread(source_set.compose, sum(row["split"] == "train" for row in rows))
+    for row in rows:
         picture = folder / row["file"]
         label = folder / "labels" / f"{picture.stem}.txt"
         complete = _complete(row, source_set, manifest.classes)
@@ -113,7 +115,7 @@ def _set_items(
             boxes=boxes + tuple(extra.get(row["file"], ())),
             complete=frozenset(ids[name] for name in complete),
             repeat=source_set.repeat if train else 1,
-            compose=source_set.compose if train else 0,
+            compose=next(copies) if train else 0,
             pseudo=frozenset(ids[name] for name in source_set.pseudo),
             polygons=() if mask is None else polygons(read_mask(mask), class_map[255]),
             mask=mask,
@@ -179,6 +181,11 @@ def _thinned(rows: Sequence[dict[str, str]], every: int) -> list[dict[str, str]]
     """Each n-th training picture and all of validation: what is measured does not depend on thinning."""
     train = [row for row in rows if row["split"] == "train"]
     return train[::every] + [row for row in rows if row["split"] != "train"]
+
+
+def _spread(total: int, count: int) -> Iterator[int]:
+    """`count` whole numbers that differ by one at most and add up to `total`."""
+    return (total * (n + 1) // count - total * n // count for n in range(count))
 
 
 def _complete(row: dict[str, str], source_set: SourceSet, classes: tuple[str, ...]) -> set[str]:

@@ -35,7 +35,8 @@ class SourceSet:
         pseudo: classes that a teacher labels here where they are not complete.
         every: take each n-th training picture only.
         repeat: how often a training picture is listed (over-sampling).
-        compose: how many augmented copies are made of a training picture.
+        compose: how many augmented copies are made in all, spread evenly over the training pictures: what the set
+            weighs does not hang on how many of its pictures are in training.
         bare: no `images.csv`: every picture is complete and a scene of its own; a hash of its name says the split.
         optional: the folder may be absent.
         group_column: column of `images.csv` whose values no two parts share and over which intervals are drawn.
