@@ -13,6 +13,7 @@ import supervision as sv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.training.evaluate import detect, open_session
 from pipeline.analyse.detector import Detector, Letterbox, available_providers, suppress
 from pipeline.exceptions import ConfigError, ModelError
 from pipeline.frame import Image
@@ -204,6 +205,33 @@ def test_suppression_is_within_a_class_unless_asked_otherwise(tmp_path: Path) ->
     assert len(agnostic) == 1
     loose = Detector(entry_for(path, nms_iou=0.6)).detect([image])[0]
     assert len(loose) == 3
+
+
+def test_what_may_as_well_be_its_rival_is_less_sure(tmp_path: Path) -> None:
+    path = build(tmp_path / "m.onnx")
+    image = picture((128, 192), red=(128, 0, 160, 32), green=(160, 64, 192, 96))
+    image[0:32, 0:32] = (0, 200, 255)  # 61 % red, 28 % green
+    plain = Detector(entry_for(path)).detect([image])[0]
+    wary = Detector(entry_for(path, rivals={"red": ("green",)})).detect([image])[0]
+    assert seen(wary) == seen(plain)
+    assert plain.confidence is not None
+    assert wary.confidence is not None
+    mixed, rival = 1 - 100 / 255, (200 - 127.5) / 255
+    np.testing.assert_allclose(plain.confidence, [1, 1, mixed], atol=1e-5)
+    np.testing.assert_allclose(wary.confidence, [1, 1, mixed * (1 - rival)], atol=1e-5)
+    # The recipe measures without the run time, and must measure the same.
+    measured = detect(open_session(path), image, (128, 192), len(CLASSES), {0: [1]})
+    np.testing.assert_allclose(sorted(measured[:, 4]), sorted(wary.confidence), atol=1e-5)
+
+
+def test_a_rival_counts_on_the_same_thing_only_and_the_floor_comes_after_it(
+    tmp_path: Path,
+) -> None:
+    image = picture((128, 192), red=(64, 64, 96, 96), green=(96, 64, 128, 96))
+    for box_px, left in ((96.0, ["green", "red"]), (160.0, ["green"])):  # IoU 0.5 and 0.67
+        path = build(tmp_path / "m.onnx", box_px=box_px)
+        found = Detector(entry_for(path, rivals={"red": ("green",)})).detect([image])[0]
+        assert sorted(names_of(found)) == left
 
 
 def test_what_lies_below_the_floor_is_dropped(tmp_path: Path) -> None:

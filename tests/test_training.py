@@ -107,6 +107,7 @@ def test_the_coco_teacher_never_labels_an_ebike() -> None:
         ),
         ({"sets": [{"path": "a", "complete": {"*": ["cow"]}}]}, "complete: unknown classes"),
         ({"teacher": {"kitten": "cow"}}, "teacher: unknown classes"),
+        ({"rivals": {"cat": ["cow"]}}, "rivals: unknown classes"),
     ],
 )
 def test_a_malformed_manifest_is_refused(

@@ -87,6 +87,16 @@ def test_the_floor_leaves_bytetrack_its_weak_boxes() -> None:
             "found a threshold for flame, expected some of fire, smoke",
             id="unknown class",
         ),
+        pytest.param(
+            {"rivals": {"fire": ["flame"]}},
+            "found a rival flame, expected some of fire, smoke",
+            id="unknown rival",
+        ),
+        pytest.param(
+            {"layout": "end2end", "rivals": {"fire": ["smoke"]}},
+            "found rivals with layout end2end, expected layout yolo",
+            id="rivals without scores",
+        ),
         pytest.param({"classes": ["fire", "fire"]}, "found a class twice", id="double class"),
         pytest.param({"classes": []}, "classes: found []", id="no class"),
         pytest.param({"licence": None}, "licence: found None", id="licence"),

@@ -22,6 +22,7 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 
 __all__ = [
     "Picture",
+    "add_rivals",
     "average_precision",
     "bootstrap",
     "detect",
@@ -32,6 +33,7 @@ __all__ = [
     "measure",
     "open_session",
     "read_part",
+    "read_rivals",
     "report",
 ]
 
@@ -39,6 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 MIN_CONFIDENCE = 0.01  # below, a box changes neither AP nor any operating point
 NMS_IOU = 0.6
+RIVAL_IOU = 0.5  # as at run time
 STRIDE_PX = 32
 PAD = 114  # grey of the letterbox in training
 IOU_STEPS = np.linspace(0.5, 0.95, 10)
@@ -109,8 +112,12 @@ def detect(
     image: npt.NDArray[np.uint8],
     input_px: tuple[int, int],
     classes: int,
+    rivals: Mapping[int, Sequence[int]] | None = None,
 ) -> Floats:
-    """Detections (n, 6) of a BGR picture: fit into `input_px` (height, width), infer, NMS per class."""
+    """Detections (n, 6) of a BGR picture: fit into `input_px` (height, width), infer, NMS per class.
+
+    A class with `rivals` is lowered by their highest score at the same place, as at run time.
+    """
     blob, scale, (left, top) = letterbox(image, input_px)
     name = session.get_inputs()[0].name
     raw = session.run(None, {name: blob})[0][0]  # (4 + classes, anchors)
@@ -120,7 +127,7 @@ def detect(
     confidences = scores[class_ids, anchors]
     centres, sizes = raw[:2, anchors].T, raw[2:4, anchors].T
     boxes = np.hstack([centres - sizes / 2, centres + sizes / 2])
-    boxes = (boxes - [left, top, left, top]) / scale
+    boxes = ((boxes - [left, top, left, top]) / scale).astype(np.float32)
     kept = cv2.dnn.NMSBoxesBatched(
         np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist(),
         confidences.tolist(),
@@ -129,6 +136,11 @@ def detect(
         NMS_IOU,
     )
     index = np.asarray(kept, np.int64).reshape(-1)
+    for class_id, others in (rivals or {}).items():
+        mine = index[class_ids[index] == class_id]
+        there = iou_matrix(boxes[mine], boxes) > RIVAL_IOU
+        rival = np.where(there, scores[list(others)][:, anchors].max(axis=0), 0)
+        confidences[mine] *= 1 - rival.max(axis=1, initial=0)
     return np.column_stack([boxes[index], confidences[index], class_ids[index]]).astype(np.float32)
 
 
@@ -255,14 +267,19 @@ def measure(
     *,
     source: str | None = None,
     split: str = "val",
+    rivals: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Picture]:
-    """Run the model over one part of the data set (of one `source`, if given)."""
+    """Run the model over one part of the data set (of one `source`, if given); `rivals` by name, as in a manifest."""
+    numbers = {
+        classes.index(name): [classes.index(rival) for rival in others]
+        for name, others in (rivals or {}).items()
+    }
     session = open_session(model)
     pictures = []
     for row, path, image in read_part(dataset, split, source):
         complete = frozenset(classes.index(name) for name in row["complete"].split())
         truth = _truth(dataset / "labels" / split / f"{path.stem}.txt", image.shape)
-        found = detect(session, image, input_px, len(classes))
+        found = detect(session, image, input_px, len(classes), numbers)
         pictures.append(Picture(found, truth, complete, row["group"], path))
     return pictures
 
@@ -332,6 +349,21 @@ def report(
     return figures
 
 
+def add_rivals(parser: argparse.ArgumentParser) -> None:
+    """The option `--rival CLASS=RIVAL`, for `read_rivals`."""
+    parser.add_argument(
+        "--rival", action="append", default=[], metavar="CLASS=RIVAL", help="as in the manifest"
+    )
+
+
+def read_rivals(options: Sequence[str]) -> dict[str, list[str]]:
+    """`CLASS=RIVAL` options as class → rivals."""
+    rivals: dict[str, list[str]] = {}
+    for name, _, rival in (option.partition("=") for option in options):
+        rivals.setdefault(name, []).append(rival)
+    return rivals
+
+
 def main() -> None:
     """`python -m models.training.evaluate ONNX DATASET CLASSES --input H W [--source S]`."""
     parser = argparse.ArgumentParser(description="Measure an exported model")
@@ -341,11 +373,17 @@ def main() -> None:
     parser.add_argument("--input", type=int, nargs=2, default=(320, 320), metavar=("H", "W"))
     parser.add_argument("--source", help="measure the pictures of one source alone")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    add_rivals(parser)
     arguments = parser.parse_args()
     classes = arguments.classes.split(",")
     input_px = (arguments.input[0], arguments.input[1])
     pictures = measure(
-        arguments.model, arguments.dataset, classes, input_px, source=arguments.source
+        arguments.model,
+        arguments.dataset,
+        classes,
+        input_px,
+        source=arguments.source,
+        rivals=read_rivals(arguments.rival),
     )
     figures = report(pictures, classes) | {"input_px": list(input_px)}
     for name, figure in figures["classes"].items():

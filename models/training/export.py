@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from onnx import helper, numpy_helper
 from ultralytics import YOLO
 
 from models.training.manifest import load_manifest
+from models.training.workflow import entry_of
 
 __all__ = ["export", "halve_weights", "register"]
 
@@ -94,20 +94,8 @@ def main() -> None:
         parser.error(f"--threshold: found {sorted(thresholds)}, expected {list(manifest.classes)}")
     out = arguments.models / "weights" / f"{manifest.name}.onnx"
     export(arguments.weights, out)
-    entry = {
-        "file": f"weights/{out.name}",
-        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
-        "task": "detect",
-        "layout": "yolo",
-        "input_px": list(arguments.input),
-        "dynamic": True,
-        "classes": list(manifest.classes),
-        "thresholds": {name: thresholds[name] for name in manifest.classes},
-        "nms_iou": 0.6,
-        "licence": "AGPL-3.0",
-        "card": f"cards/{manifest.name}.md",
-        "stage": arguments.stage,
-    }
+    entry = entry_of(manifest, out, thresholds, arguments.stage)
+    entry["input_px"] = list(arguments.input)
     register(arguments.models / "registry.yaml", manifest.name, entry)
     print(yaml.safe_dump(entry, sort_keys=False))
 

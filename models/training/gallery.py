@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.training.evaluate import Picture, iou_matrix, measure
+from models.training.evaluate import Picture, add_rivals, iou_matrix, measure, read_rivals
 
 __all__ = ["drawn", "grid", "mistakes"]
 
@@ -106,13 +106,19 @@ def main() -> None:
     parser.add_argument("--source", help="pictures of one source alone")
     parser.add_argument("--wrong", action="store_true", help="only pictures with a mistake")
     parser.add_argument("--count", type=int, default=48)
+    add_rivals(parser)
     arguments = parser.parse_args()
     classes = arguments.classes.split(",")
     given = dict(pair.split("=") for pair in arguments.threshold)
     thresholds = {k: float(given.get(name, 0.25)) for k, name in enumerate(classes)}
     input_px = (arguments.input[0], arguments.input[1])
     pictures = measure(
-        arguments.model, arguments.dataset, classes, input_px, source=arguments.source
+        arguments.model,
+        arguments.dataset,
+        classes,
+        input_px,
+        source=arguments.source,
+        rivals=read_rivals(arguments.rival),
     )
     chosen = [p for p in pictures if not arguments.wrong or mistakes(p, thresholds)]
     chosen = chosen[:: max(1, len(chosen) // arguments.count)][: arguments.count]

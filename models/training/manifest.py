@@ -72,6 +72,7 @@ class Manifest:
     Attributes:
         teacher: class name of the teacher → class of the model, for pseudo-labels.
         start_names: class name of the start weights → class of the model, whose head row is taken over.
+        rivals: class → classes that it is mistaken for, as in the registry.
         train: options of the training run.
         task: `detect` (boxes) or `segment` (boxes and masks).
         input_px: height and width that the registered model takes.
@@ -84,6 +85,7 @@ class Manifest:
     teacher: Mapping[str, str] = field(default_factory=dict)
     teacher_confidence: float = 0.4
     start_names: Mapping[str, str] = field(default_factory=dict)
+    rivals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     task: str = "detect"
     input_px: tuple[int, int] = (416, 416)
@@ -117,11 +119,15 @@ def load_manifest(path: Path) -> Manifest:
     )
     _check_classes(raw.get("teacher", {}).values(), classes, f"{path.name}: teacher")
     _check_classes(raw.get("start_names", {}).values(), classes, f"{path.name}: start_names")
+    rivals = {name: tuple(names) for name, names in raw.get("rivals", {}).items()}
+    for name, names in rivals.items():
+        _check_classes((name, *names), classes, f"{path.name}: rivals")
     return Manifest(
         **{
             **raw,
             "classes": classes,
             "sets": sets,
+            "rivals": rivals,
             "input_px": (height_px, width_px),
             "folder": path.parent,
         }

@@ -70,7 +70,7 @@ def entry_of(
     stage: str,
 ) -> dict[str, Any]:
     """The registry entry of an exported model whose file lies in `weights/`."""
-    return {
+    entry: dict[str, Any] = {
         "file": f"weights/{weights.name}",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "task": manifest.task,
@@ -84,6 +84,9 @@ def entry_of(
         "card": f"cards/{manifest.name}.md",
         "stage": stage,
     }
+    if manifest.rivals:
+        entry["rivals"] = {name: list(rivals) for name, rivals in manifest.rivals.items()}
+    return entry
 
 
 def register_checkpoint(
@@ -116,7 +119,7 @@ def register_checkpoint(
         figures = report_surface(measure_surface(out, dataset, input_px, SURFACE_THRESHOLD))
         thresholds = dict.fromkeys(manifest.classes, SURFACE_THRESHOLD)
     else:
-        pictures = measure(out, dataset, manifest.classes, input_px)
+        pictures = measure(out, dataset, manifest.classes, input_px, rivals=manifest.rivals)
         thresholds = choose_thresholds(report(pictures, manifest.classes, rounds=0))
         figures = report(pictures, manifest.classes, thresholds)
     register(models / "registry.yaml", name, entry_of(manifest, out, thresholds, stage))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import cv2
@@ -35,6 +35,7 @@ PAD_GREY = 114  # Ultralytics' padding value, which the models were trained with
 MAX_CANDIDATES = 1000  # strongest boxes that enter suppression; its cost grows with their square
 MAX_DETECTIONS = 300  # Ultralytics' cap, and the length of an end-to-end head's list
 MAX_MASKS = 32  # a mask has the size of the picture: more are not worth their memory
+RIVAL_IOU = 0.5  # a rival's box on the same thing; COCO's customary overlap of a match
 MAX_BUFFERS = 8  # input buffers kept, one per batch and shape; few shapes occur on a site
 
 
@@ -159,6 +160,11 @@ class Detector:
         self._dtype = np.float16 if "float16" in declared[0].type else np.float32
         self._batches = not isinstance(declared[0].shape[0], int)
         self._names = np.array(entry.classes, dtype=np.str_)
+        number = {name: class_id for class_id, name in enumerate(entry.classes)}
+        self._rivals = {
+            number[name]: [number[rival] for rival in rivals]
+            for name, rivals in entry.rivals.items()
+        }
         self._buffers: dict[tuple[int, Letterbox], npt.NDArray[Any]] = {}
         self._lock = threading.Lock()
         # The first run shows the true shapes where the model leaves them open, and takes the slow start.
@@ -273,7 +279,20 @@ class Detector:
         # Class-aware: boxes of different classes are moved so far apart that they cannot overlap.
         apart = np.float32(0 if self.entry.agnostic_nms else 2 * max(self.entry.input_px))
         moved = found.xyxy + (found.class_id[:, None] * apart).astype(np.float32)
-        return found.take(suppress(moved, found.confidence, self.entry.nms_iou)[:MAX_DETECTIONS])
+        kept = found.take(suppress(moved, found.confidence, self.entry.nms_iou)[:MAX_DETECTIONS])
+        return self._discount(kept, found.xyxy, scores[:, index]) if self._rivals else kept
+
+    def _discount(self, kept: _Candidates, xyxy: _Floats, scores: _Floats) -> _Candidates:
+        """Lower what may as well be a rival class; `xyxy` (n, 4) and `scores` (classes, n) are of all candidates."""
+        confidence = kept.confidence.copy()
+        for class_id, rivals in self._rivals.items():
+            mine = np.flatnonzero(kept.class_id == class_id)
+            there = sv.box_iou_batch(kept.xyxy[mine], xyxy) > RIVAL_IOU
+            rival = np.where(there, scores[rivals].max(axis=0), 0).max(axis=1, initial=0)
+            confidence[mine] *= 1 - rival
+        order = np.argsort(-confidence, kind="stable")
+        order = order[confidence[order] > self.entry.floor_confidence]
+        return replace(kept, confidence=confidence).take(order)
 
     def _decode_list(self, output: _Floats) -> _Candidates:
         """(n, 6 + coefficients): corners, confidence, class; without duplicates already."""

@@ -56,6 +56,8 @@ class WeightsEntry(Settings):
             tracking. Default: 0.1, or the lowest operating point if that is lower or if the task is ``segment``.
         nms_iou: IoU above which the weaker of two boxes is suppressed (``yolo`` only).
         agnostic_nms: Whether boxes of different classes suppress each other too.
+        rivals: Class → classes that it is mistaken for. Its confidence is multiplied by one minus the highest score of
+            a rival at the same place: a thing that is as much a bicycle is not surely an e-bike (``yolo`` only).
         licence: SPDX expression.
         card: Model card.
         stage: How far the model has come, e.g. ``release``, ``trial``.
@@ -74,6 +76,7 @@ class WeightsEntry(Settings):
     floor: _Fraction | None = None
     nms_iou: _Fraction = 0.7
     agnostic_nms: bool = False
+    rivals: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     licence: str
     card: str | None = None
     stage: str = "release"
@@ -88,6 +91,13 @@ class WeightsEntry(Settings):
             raise ValueError(
                 f"found a threshold for {', '.join(unknown)}, expected some of {', '.join(self.classes)}"
             )
+        named = set(self.rivals).union(*self.rivals.values())
+        if unknown := sorted(named - set(self.classes)):
+            raise ValueError(
+                f"found a rival {', '.join(unknown)}, expected some of {', '.join(self.classes)}"
+            )
+        if self.rivals and self.layout != "yolo":
+            raise ValueError("found rivals with layout end2end, expected layout yolo")
         return self
 
     @property
