@@ -156,11 +156,13 @@ def find_clips(paths: Sequence[Path]) -> list[LabelledClip]:
         if not path.exists():
             raise ConfigError(f"{path}: found nothing, expected a video file or a folder of them")
         files = sorted(_videos(path)) if path.is_dir() else [path]
-        root = path.resolve() if path.is_dir() else path.resolve().parent
+        folder = path if path.is_dir() else path.parent
+        root = folder.resolve()
         for file in files:
-            resolved = file.resolve()
+            resolved = file.resolve()  # a link and its clip are one
             if resolved not in found:
-                found[resolved] = _labelled(resolved, root, _table_for(resolved, tables))
+                place = root / file.relative_to(folder)  # labels lie beside the link
+                found[resolved] = _labelled(place, root, _table_for(place, tables))
         if path.is_dir():
             _add_absent(root, tables, found)
     if not found:

@@ -60,6 +60,17 @@ def test_rows_of_a_table_are_events(tmp_path: Path) -> None:
     assert nothing.conditions == ("moving_camera",)
 
 
+def test_a_link_to_a_clip_is_labelled_where_the_link_lies(tmp_path: Path) -> None:
+    elsewhere = put(tmp_path / "archive", "20260101.mp4")
+    put(tmp_path / "clips", "labels.csv", HEADER + "yard.mp4,real,yard,y,fire,2,8,,\n")
+    link = tmp_path / "clips" / "yard.mp4"
+    link.symlink_to(elsewhere)
+    for clips in (find_clips([tmp_path / "clips"]), find_clips([link, tmp_path / "clips"])):
+        (clip,) = clips
+        assert (clip.name, clip.path) == ("yard.mp4", link)
+        assert spans(label_of(clip)) == [("fire", 2, 8)]
+
+
 def test_a_folder_below_the_table_and_a_single_file_find_it_too(tmp_path: Path) -> None:
     put(
         tmp_path,

@@ -3,7 +3,8 @@
 Most public sets label some classes only: an unlabelled person in a car set is not background. `assemble.py` marks
 such a picture with *ignore regions*, boxes of class `n + k`. They pass through mosaic, flips and scaling like any
 box, so they still cover the right part of a mosaic. Here they are taken out of the targets, and the classification
-loss of class `k` is dropped at anchors inside them, except where a labelled box of `k` was assigned.
+loss of class `k` is dropped at anchors inside them, except where a labelled box of any class was assigned: an e-bike
+in a picture whose bicycles are not labelled is no bicycle.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class MaskedDetectionLoss(v8DetectionLoss):  # type: ignore[misc]  # untyped bas
         loss: torch.Tensor = self._plain_bce(scores, targets)
         if self._ignored is None:
             return loss
-        return loss * ~(self._ignored & (targets == 0))
+        # What a labelled box was assigned to is known: no other class is ignored there.
+        unknown = self._ignored & (targets == 0).all(dim=-1, keepdim=True)
+        return loss * ~unknown
 
     def loss(
         self, preds: dict[str, torch.Tensor], batch: dict[str, Any]
