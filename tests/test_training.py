@@ -578,6 +578,41 @@ def test_start_weights_are_measured_under_our_class_names(tmp_path: Path) -> Non
     assert np.delete(ours, ebike, axis=0).max() < 1e-6
 
 
+def test_an_ignored_class_counts_only_where_a_labelled_thing_lies() -> None:
+    pytest.importorskip("ultralytics", reason="ULTRALYTICS ABSENT: the loss is not checked")
+    import torch
+    from ultralytics import YOLO
+    from ultralytics.utils import IterableSimpleNamespace
+
+    from models.training.masked import MaskedDetectionLoss
+
+    model = YOLO("yolo11n.yaml").model
+    model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    count = model.model[-1].nc
+    criterion = MaskedDetectionLoss(model)
+    batch = {
+        "batch_idx": torch.zeros(2),
+        "cls": torch.tensor([[2.0], [count + 1.0]]),  # a thing of class 2; class 1 is not labelled
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]]),
+        "img": torch.rand(1, 3, 128, 128),
+    }
+    asked: list[tuple[Any, Any]] = []
+
+    def spy(scores: Any, targets: Any) -> Any:
+        loss = MaskedDetectionLoss._masked_bce(criterion, scores, targets)  # noqa: SLF001
+        asked.append((targets, loss))
+        return loss
+
+    criterion.bce = spy
+    criterion.loss(model.train()(batch["img"]), batch)
+    ((targets, loss),) = asked
+    thing = targets[0, :, 2] > 0
+    assert 0 < int(thing.sum()) < len(thing)
+    assert (loss[0, thing, 1] > 0).all()  # what is known to be a 2 is no 1
+    assert (loss[0, ~thing, 1] == 0).all()
+    assert (loss[0, :, 0] > 0).all()
+
+
 def network(path: Path, rows: list[list[float]], bias: list[float]) -> Path:
     """A file with one class convolution (two classes) under the name that an export gives it."""
     weight = np.array(rows, np.float16).reshape(2, 2, 1, 1)
