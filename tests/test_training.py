@@ -596,10 +596,10 @@ def test_an_ignored_class_counts_only_where_a_labelled_thing_lies() -> None:
         "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]]),
         "img": torch.rand(1, 3, 128, 128),
     }
-    asked: list[tuple[Any, Any]] = []
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def spy(scores: Any, targets: Any) -> Any:
-        loss = MaskedDetectionLoss._masked_bce(criterion, scores, targets)  # noqa: SLF001
+    def spy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = MaskedDetectionLoss._masked_bce(criterion, scores, targets)
         asked.append((targets, loss))
         return loss
 
