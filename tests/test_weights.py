@@ -92,6 +92,8 @@ def test_the_floor_leaves_bytetrack_its_weak_boxes() -> None:
             "found a rival flame, expected some of fire, smoke",
             id="unknown rival",
         ),
+        pytest.param({"rivals": {"fire": []}}, "rivals.fire: found []", id="no rival"),
+        pytest.param({"rivals": {"fire": ["fire"]}}, "found fire as its own rival", id="own rival"),
         pytest.param(
             {"layout": "end2end", "rivals": {"fire": ["smoke"]}},
             "found rivals with layout end2end, expected layout yolo",

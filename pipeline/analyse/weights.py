@@ -76,7 +76,7 @@ class WeightsEntry(Settings):
     floor: _Fraction | None = None
     nms_iou: _Fraction = 0.7
     agnostic_nms: bool = False
-    rivals: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    rivals: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     licence: str
     card: str | None = None
     stage: str = "release"
@@ -96,6 +96,8 @@ class WeightsEntry(Settings):
             raise ValueError(
                 f"found a rival {', '.join(unknown)}, expected some of {', '.join(self.classes)}"
             )
+        if own := sorted(name for name, rivals in self.rivals.items() if name in rivals):
+            raise ValueError(f"found {', '.join(own)} as its own rival, expected another class")
         if self.rivals and self.layout != "yolo":
             raise ValueError("found rivals with layout end2end, expected layout yolo")
         return self
