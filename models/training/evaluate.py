@@ -31,9 +31,9 @@ __all__ = [
     "iou_matrix",
     "letterbox",
     "measure",
+    "measure_asked",
     "open_session",
     "read_part",
-    "read_rivals",
     "report",
 ]
 
@@ -364,6 +364,18 @@ def read_rivals(options: Sequence[str]) -> dict[str, list[str]]:
     return rivals
 
 
+def measure_asked(arguments: argparse.Namespace, classes: Sequence[str]) -> list[Picture]:
+    """What `measure` finds with the arguments `model`, `dataset`, `input`, `source` and `rival` of a command line."""
+    return measure(
+        arguments.model,
+        arguments.dataset,
+        classes,
+        (arguments.input[0], arguments.input[1]),
+        source=arguments.source,
+        rivals=read_rivals(arguments.rival),
+    )
+
+
 def main() -> None:
     """`python -m models.training.evaluate ONNX DATASET CLASSES --input H W [--source S]`."""
     parser = argparse.ArgumentParser(description="Measure an exported model")
@@ -376,16 +388,8 @@ def main() -> None:
     add_rivals(parser)
     arguments = parser.parse_args()
     classes = arguments.classes.split(",")
-    input_px = (arguments.input[0], arguments.input[1])
-    pictures = measure(
-        arguments.model,
-        arguments.dataset,
-        classes,
-        input_px,
-        source=arguments.source,
-        rivals=read_rivals(arguments.rival),
-    )
-    figures = report(pictures, classes) | {"input_px": list(input_px)}
+    pictures = measure_asked(arguments, classes)
+    figures = report(pictures, classes) | {"input_px": list(arguments.input)}
     for name, figure in figures["classes"].items():
         print(
             f"{name}: {figure['boxes']} boxes, AP50 {figure['ap50']:.3f} {figure['ap50_interval']},"

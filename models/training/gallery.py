@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.training.evaluate import Picture, add_rivals, iou_matrix, measure, read_rivals
+from models.training.evaluate import Picture, add_rivals, iou_matrix, measure_asked
 
 __all__ = ["drawn", "grid", "mistakes"]
 
@@ -111,15 +111,7 @@ def main() -> None:
     classes = arguments.classes.split(",")
     given = dict(pair.split("=") for pair in arguments.threshold)
     thresholds = {k: float(given.get(name, 0.25)) for k, name in enumerate(classes)}
-    input_px = (arguments.input[0], arguments.input[1])
-    pictures = measure(
-        arguments.model,
-        arguments.dataset,
-        classes,
-        input_px,
-        source=arguments.source,
-        rivals=read_rivals(arguments.rival),
-    )
+    pictures = measure_asked(arguments, classes)
     chosen = [p for p in pictures if not arguments.wrong or mistakes(p, thresholds)]
     chosen = chosen[:: max(1, len(chosen) // arguments.count)][: arguments.count]
     if not chosen:
