@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,16 @@ def desk(now: float) -> list[Ticket]:
     ]  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A console's address, and its tickets that a pane can show: those of the year are rows only."""
+
+    address: str
+    tickets: tuple[Ticket, ...]
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A console with a month behind it, cameras in every health, and tickets in every state."""
     folder = tmp_path_factory.mktemp("console")
     config = load_config(shipped_configuration())
@@ -77,10 +86,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     add_statuses(database, now, UNWELL | more)
     mirror = Mirror(own, database)
     topics = Topics("demo")
-    heard = [Incoming(topics.ticket(one.id), one.to_json().encode(), True, lambda: None) for one in desk(now)]  # fmt: skip
+    on_desk = tuple(desk(now))
+    heard = [Incoming(topics.ticket(one.id), one.to_json().encode(), True, lambda: None) for one in on_desk]  # fmt: skip
     mirror._write(_Message(one, plain=False, session=0) for one in heard)
     with serve(console_app(own, database)) as served:
-        yield served
+        yield Desk(served, on_desk)
     database.close()
 
 
@@ -93,7 +103,8 @@ def measured(page: Page, where: str) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("language", ["zh-CN", "en-GB"])
-def test_all_text_and_controls_stand_out(address: str, theme: str, language: str) -> None:
+def test_all_text_and_controls_stand_out(served_desk: Desk, theme: str, language: str) -> None:
+    address = served_desk.address
     with chromium() as browser:
         page = log_in(browser, address, language=language)
         page.evaluate(f"localStorage.setItem('gridwatch.theme', {json.dumps(theme)})")
@@ -110,12 +121,12 @@ def test_all_text_and_controls_stand_out(address: str, theme: str, language: str
         page.locator("#keys-button").click()
         failures += measured(page, "keys")
         page.keyboard.press("Escape")
-        for state in ("warned", "acknowledged", "dispatched", "disposed"):
-            page.locator(f".row[data-state={state}]").first.locator(".row-link").click()
-            until(page, f"document.querySelector('.ticket')?.dataset.state === '{state}'")
+        for ticket in served_desk.tickets:
+            page.locator(f".row[data-id='{ticket.id}'] .row-link").click()
+            until(page, f"document.querySelector('.ticket')?.dataset.ticket === '{ticket.id}'")
             for panel in page.locator(".ticket [data-panel]").all():
                 panel.click()
-                failures += measured(page, f"ticket, {state}")
+                failures += measured(page, f"ticket, {ticket.state}")
         page.evaluate("for (const kind of ['', 'critical', 'major']) gw.toast('said', kind)")
         failures += measured(page, "toasts")
         page.locator("details.who summary").click()
