@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from models.training.evaluate import (
     iou_matrix,
 )
 from models.training.gallery import mistakes
-from models.training.items import Box, Item
+from models.training.items import Box, Copy, Item
 from models.training.manifest import ManifestError, load_manifest
 from models.training.masks import polygons
 from models.training.workflow import choose_thresholds, entry_of, manifest_path
@@ -280,7 +281,8 @@ def test_composed_copies_are_reproducible(tmp_path: Path) -> None:
     composer = Composer([cut.image], {2: [cut], 1: [harmless]})
     outs = [tmp_path / f"{k}.jpg" for k in range(3)]
     labels = [
-        composer(pictures[0], [box], seed, out) for seed, out in zip((5, 5, 6), outs, strict=True)
+        composer(pictures[0], [box], seed, out).boxes
+        for seed, out in zip((5, 5, 6), outs, strict=True)
     ]
     assert labels[0] == labels[1]
     assert outs[0].read_bytes() == outs[1].read_bytes() != outs[2].read_bytes()
@@ -340,13 +342,42 @@ def test_what_is_pasted_without_an_ebike_is_a_bicycle_most_often(tmp_path: Path)
     pool = {key: [replace(thing, class_id=key)] for key in (0, 1, 2, 6)}
     composer = Composer([np.zeros((360, 640, 3), np.uint8)], pool)
     labels = [
-        {box.class_id for box in composer(picture, [], seed, tmp_path / "out.jpg")}
+        {box.class_id for box in composer(picture, [], seed, tmp_path / "out.jpg").boxes}
         for seed in range(120)
     ]
     without = [found for found in labels if found and 2 not in found]
     assert len(without) > 20
     assert sum(1 in found for found in without) > len(without) / 2
     assert any(2 in found for found in labels)
+
+
+def test_of_a_composed_copy_only_limbs_of_riders_are_not_labelled(tmp_path: Path) -> None:
+    write_set(tmp_path / "cabin", [(row(), "")])
+    (picture,) = (tmp_path / "cabin" / "images").iterdir()
+    thing = CutOut(np.full((80, 80, 3), 200, np.uint8), np.ones((80, 80), np.float32), 2)
+    composer = Composer([np.zeros((360, 640, 3), np.uint8)], {2: [thing], 1: [replace(thing, class_id=1)]})  # fmt: skip
+    wheelchair = Box(6, 0.5, 0.5, 0.4, 0.4)
+    copies = [composer(picture, [wheelchair], k, tmp_path / "out.jpg") for k in range(40)]
+    of_the_picture = [copy for copy in copies if any(b.class_id == 6 for b in copy.boxes)]
+    assert 0 < len(of_the_picture) < 20
+    for copy in copies:
+        assert copy.unsure == (None if copy in of_the_picture else {0})
+
+
+def test_a_copy_is_ignored_where_it_is_unsure_itself(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "pets", [(row(), "")])
+    sets = [{"path": "pets", "complete": {"*": ["cat"]}, "compose": 2}]
+    manifest = load_manifest(write_manifest(tmp_path / "toy.yaml", sets=sets))
+    copies = iter([Copy([Box(1, 0.5, 0.5, 0.2, 0.2)], frozenset({0})), Copy([])])
+
+    def make(picture: Path, _boxes: Sequence[Box], _seed: int, out: Path) -> Copy:
+        out.write_bytes(picture.read_bytes())
+        return next(copies)
+
+    assemble(manifest, tmp_path / "data", tmp_path / "out", composer=lambda _: make)
+    labels = sorted((tmp_path / "out" / "labels" / "train").glob("*_c*.txt"))
+    found = [[int(line.split()[0]) for line in path.read_text().splitlines()] for path in labels]
+    assert found == [[1, 2], [3]]  # a dog, and cats unsure; dogs unsure as in the picture
 
 
 def test_a_composer_needs_ebikes_and_harmless_things() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from models.training.items import Box, Item, Polygon
+from models.training.items import Box, Copy, Item, Polygon
 from models.training.manifest import Manifest, ManifestError, SourceSet, load_manifest
 from models.training.masks import polygons, read_mask
 
@@ -35,7 +35,7 @@ VAL_SHARE = 10  # one group in ten of a set without its own split is validation
 PICTURES = {".webp", ".jpg", ".jpeg", ".png"}
 
 Teacher = Callable[[Path], Sequence["Box"]]
-Make = Callable[[Path, Sequence["Box"], int, Path], Sequence["Box"]]
+Make = Callable[[Path, Sequence["Box"], int, Path], Copy]
 Composer = Callable[[Sequence["Item"]], Make | None]
 
 
@@ -280,8 +280,9 @@ def assemble(
             if make is None:
                 break
             made = link.with_name(f"{number:05d}_{item.picture.stem}_c{copy:02d}.jpg")
-            boxes = make(item.picture, item.boxes, number * 1000 + copy, made)
-            _write_labels(out, item.split, made.stem, boxes, ignored, count)
+            inside = make(item.picture, item.boxes, number * 1000 + copy, made)
+            unsure = ignored if inside.unsure is None else sorted(inside.unsure)
+            _write_labels(out, item.split, made.stem, inside.boxes, unsure, count)
             lists[item.split].append(str(made.absolute()))
     _write_lists(manifest, out, lists, items)
     return items

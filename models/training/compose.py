@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.training.items import Box, Item
+from models.training.items import Box, Copy, Item
 
 __all__ = ["Composer", "CutOut", "cabin_composer", "cut_out", "foreground", "warp"]
 
@@ -36,6 +36,8 @@ ORIGINAL_SHARE = 0.25  # of the copies: the picture itself under other optics an
 EBIKE_SHARE = 0.5  # of the composed copies: as many cabins with an e-bike as without
 RENDERED_SHARE = 0.5  # of the composed copies: on a rendered cabin instead of the emptied one
 OCCLUDED_SHARE = 0.35  # of the composed copies: a person stands in front
+# All that was pasted is labelled, but a cut-out of a two-wheeler may bring its rider's limbs along.
+MAYBE_PASTED = frozenset({PERSON})
 # Of what is pasted without an e-bike: what real cabins were mistaken for it with comes first.
 HARMLESS_SHARES = {BICYCLE: 6.0, PERSON: 2.0, WHEELCHAIR: 1.0}
 # Where a cut-out comes from: the view of a cabin's camera counts most, renders have all shapes, streets real pixels.
@@ -162,13 +164,15 @@ class Composer:
                 f"found {len(self._ebikes)} e-bikes, {len(self._harmless)} other kinds: need both"
             )
 
-    def __call__(self, picture: Path, boxes: Sequence[Box], seed: int, out: Path) -> list[Box]:
-        """Write one copy of `picture` to `out` and return its boxes."""
+    def __call__(self, picture: Path, boxes: Sequence[Box], seed: int, out: Path) -> Copy:
+        """Write one copy of `picture` to `out` and return what is in it."""
         rng = np.random.default_rng(seed)
+        unsure = None
         if rng.random() < ORIGINAL_SHARE:
             image, labels = _narrow(_read(picture)), list(boxes)
         else:
             image, labels = self._compose(rng)
+            unsure = MAYBE_PASTED
         image = _hide_clock(image, rng) if rng.random() < 0.5 else image
         image, labels = warp(
             image,
@@ -179,7 +183,7 @@ class Composer:
         )
         image = _light(image, rng)
         cv2.imwrite(str(out), image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 92))])
-        return labels
+        return Copy(labels, unsure)
 
     def _compose(self, rng: np.random.Generator) -> tuple[Image, list[Box]]:
         labels: list[Box] = []

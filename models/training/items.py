@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Box", "Item", "Polygon"]
+__all__ = ["Box", "Copy", "Item", "Polygon"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,19 @@ class Polygon:
     def line(self) -> str:
         """The outline as a YOLO label line."""
         return " ".join([str(self.class_id), *(f"{v:.5f}" for point in self.points for v in point)])
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What is in a copy of a picture.
+
+    Attributes:
+        boxes: its labelled boxes.
+        unsure: class ids that may be in it unlabelled; None: those of the picture that it was made of.
+    """
+
+    boxes: Sequence[Box]
+    unsure: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
