@@ -38,6 +38,7 @@ from models.training.gallery import mistakes
 from models.training.items import Box, Copy, Item
 from models.training.manifest import ManifestError, load_manifest
 from models.training.masks import polygons
+from models.training.surface import SurfacePicture, report_surface
 from models.training.workflow import choose_thresholds, entry_of, manifest_path
 
 cv2 = pytest.importorskip("cv2")
@@ -701,3 +702,13 @@ def test_a_mean_needs_shares_of_one_and_equal_shapes(tmp_path: Path) -> None:
         average({ours: 0.6, other: 0.6}, tmp_path / "mean.onnx")
     with pytest.raises(ValueError, match=r"other.onnx: .*bias: found shape \(3,\), expected"):
         average({ours: 0.5, other: 0.5}, tmp_path / "mean.onnx")
+
+
+def test_a_camera_with_many_pictures_counts_once_in_the_mean_of_cameras() -> None:
+    shares = [("river/a", 40), ("river/a", 60), ("river/a", 50), ("river/b", 100)]
+    pictures = [SurfacePicture(both, 100, "river", camera, Path("p")) for camera, both in shares]
+    figures = report_surface(pictures)["sources"]["river"]
+    assert figures["iou"] == pytest.approx(0.625)
+    assert figures["cameras_iou"] == pytest.approx(0.75)
+    low, high = figures["cameras_iou_interval"]
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def measure_surface(
 
 
 def report_surface(pictures: Sequence[SurfacePicture]) -> dict[str, Any]:
-    """Mean IoU over cameras per source, with a bootstrap interval over cameras, and the worst pictures."""
+    """Per source the mean IoU of pictures, that of cameras, bootstrap intervals over cameras, and the worst."""
     figures: dict[str, Any] = {"pictures": len(pictures), "sources": {}}
     for source in sorted({picture.source for picture in pictures}):
         part = [picture for picture in pictures if picture.source == source]
@@ -93,12 +94,24 @@ def report_surface(pictures: Sequence[SurfacePicture]) -> dict[str, Any]:
         def mean(drawn: Sequence[int], part: Sequence[SurfacePicture] = part) -> float:
             return float(np.mean([part[index].iou for index in drawn]))
 
+        sizes = Counter(groups)
+
+        def mean_of_cameras(
+            drawn: Sequence[int],
+            part: Sequence[SurfacePicture] = part,
+            sizes: Mapping[str, int] = sizes,
+        ) -> float:
+            shares = [1 / sizes[part[index].group] for index in drawn]
+            return float(np.average([part[index].iou for index in drawn], weights=shares))
+
         values = [picture.iou for picture in part]
         figures["sources"][source] = {
             "pictures": len(part),
             "cameras": len(set(groups)),
             "iou": mean(range(len(part))),
             "iou_interval": bootstrap(groups, mean, 2000),
+            "cameras_iou": mean_of_cameras(range(len(part))),
+            "cameras_iou_interval": bootstrap(groups, mean_of_cameras, 2000),
             "median": float(np.median(values)),
             "over_0.9": sum(value >= 0.9 for value in values),
             "lowest": [
